@@ -1,0 +1,1 @@
+"""Values only: one documented default, and recipes that state their differences."""

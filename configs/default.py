@@ -1,0 +1,111 @@
+"""Every knob, with its default and what it means. Recipes start from here and state only their differences.
+
+A value of None (a placeholder) means "the natural choice", which the comment names.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The documented default: scikit-learn's handwritten digits, VP SDE."""
+    config = ConfigDict()
+    config.seed = 0  # of initialisation and training; sampling and likelihood have their own
+    config.device = "auto"  # "auto": cuda where there is one, else cpu; or a torch device
+
+    config.data = data = ConfigDict()
+    data.name = "digits"  # digits, toy, folder, celeba, cifar10
+    data.root = ""  # folder of the files (folder, celeba, cifar10)
+    data.image_size = 64  # pixels (folder, celeba)
+    data.channels = 3  # 1 or 3 (folder)
+    data.crop = "center"  # center, none; celeba140, celeba128 (folder, celeba)
+    data.holdout = 0.1  # share of the images kept for likelihood (folder)
+    data.distribution = "checkerboard"  # checkerboard, moons, rings, swissroll, gaussians (toy)
+    data.size = 20_000  # points (toy)
+    data.random_flip = False  # mirror training images left to right
+    data.dequantize = True  # train on levels made uniform in their bin: for likelihood; False: for looks
+    data.workers = 0  # threads that decode images in the background
+
+    config.sde = sde = ConfigDict()
+    sde.name = "vp"  # vp, subvp, ve, cosine, edm
+    sde.beta_min = placeholder(float)  # vp, subvp; None: 0.1
+    sde.beta_max = placeholder(float)  # vp, subvp: 20; cosine: 999
+    sde.sigma_min = placeholder(float)  # ve: 0.01; edm: 0.002
+    sde.sigma_max = placeholder(float)  # ve: 50; edm: 80
+    sde.rho = placeholder(float)  # edm: 7
+    sde.s = placeholder(float)  # cosine: 0.008
+
+    config.model = model = ConfigDict()
+    model.name = "unet"  # unet (images), mlp (vectors)
+    model.channels = 128  # unet: width of the first level
+    model.channel_mult = (1, 2, 2, 2)  # unet: width of each level, in multiples of channels
+    model.res_blocks = 2  # unet: residual blocks in each level
+    model.attention_resolutions = (16,)  # unet: resolutions with self-attention
+    model.heads = 1  # unet: attention heads
+    model.width = 128  # mlp: hidden width
+    model.blocks = 3  # mlp: residual blocks
+    model.dropout = 0.1
+    model.conditional = False  # tell the network the class label
+    model.prediction = "eps"  # eps, score, x0, v, edm
+    model.conditioning = "time"  # time, log_snr, log_sigma
+    model.sigma_data = 0.5  # standard deviation of the data in model units (prediction edm)
+    model.precision = "auto"  # float32, bfloat16; auto: bfloat16 where the hardware has it
+
+    config.training = training = ConfigDict()
+    training.steps = 0  # optimizer steps; 0: by epochs
+    training.epochs = 0  # passes over the data; 0: by steps
+    training.batch_size = 128  # images in one optimizer step
+    training.accumulation = 1  # parts into which a batch is cut to save memory
+    training.learning_rate = 2e-4
+    training.beta1 = 0.9  # Adam
+    training.beta2 = 0.999  # Adam
+    training.eps = 1e-8  # Adam
+    training.weight_decay = 0.0
+    training.warmup_steps = 5000  # the learning rate rises linearly
+    training.decay = "none"  # none, cosine, linear: to 0 at the last step
+    training.grad_clip = 1.0  # largest norm of the gradient; 0: none
+    training.ema_decay = 0.9999
+    training.loss = "continuous"  # continuous (denoising score matching), ddpm (L_simple on a chain)
+    training.ddpm_steps = 500  # length of that chain
+    training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2)
+    training.time_law = "uniform"  # continuous: uniform, log_snr
+    training.low_discrepancy = True  # continuous: spread the times of a batch evenly
+    training.log_every = 100  # steps
+    training.checkpoint_every = 5000  # steps
+    training.keep_checkpoints = 2  # newest ones that are kept
+    training.sample_every = 10_000  # steps between sample pictures; 0: none
+    training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
+
+    config.sampling = sampling = ConfigDict()
+    sampling.sampler = "ancestral"  # ancestral, reverse_diffusion, euler_maruyama, pc, ode (flag --sampler)
+    sampling.num_images = 64
+    sampling.batch_size = 64
+    sampling.seed = 0
+    sampling.steps = 500  # of the grid; adaptive ode methods choose their own
+    sampling.grid = "uniform"  # uniform, log_snr, karras
+    sampling.t_end = 1e-3  # where the steps stop
+    sampling.denoise = True  # return E[x0 | x] at t_end, without its last noise
+    sampling.variance = "posterior"  # ancestral: posterior, beta
+    sampling.predictor = "reverse_diffusion"  # pc: reverse_diffusion, ancestral, euler_maruyama
+    sampling.corrector = "langevin"  # pc: langevin, annealed_langevin
+    sampling.snr = 0.16  # pc: signal-to-noise ratio of the corrector
+    sampling.corrector_steps = 1  # pc: corrector updates after each predictor step
+    sampling.method = "dopri5"  # ode: dopri5, dopri8, bosh3, euler, midpoint, heun2, rk4, scipy_rk45, ...
+    sampling.rtol = 1e-5  # ode
+    sampling.atol = 1e-5  # ode
+    sampling.max_nfe = 10_000  # ode: give up after this many evaluations
+
+    config.likelihood = likelihood = ConfigDict()
+    likelihood.split = "test"  # train, test (celeba: valid too)
+    likelihood.num_images = 0  # first images of the split; 0: all
+    likelihood.batch_size = 256
+    likelihood.seed = 0  # of dequantisation and probes
+    likelihood.divergence = "hutchinson"  # hutchinson, exact
+    likelihood.probes = 1  # Hutchinson probes
+    likelihood.noise = "rademacher"  # rademacher, gaussian
+    likelihood.method = "dopri5"  # as sampling.method
+    likelihood.steps = 100  # of fixed-step methods
+    likelihood.rtol = 1e-5
+    likelihood.atol = 1e-5
+    likelihood.max_nfe = 10_000
+    return config

@@ -1,0 +1,168 @@
+"""From a data set to batches; the only place that turns raw samples into model inputs.
+
+The training order is one infinite sequence: a permutation of the data set for epoch 0, one for epoch 1, and so on.
+Step n of a global batch of B takes positions n B .. (n + 1) B - 1, and each process its contiguous share of them.
+Order, dequantisation noise and flips depend on (seed, step, rank) only, so a run may stop, resume, or load in the
+background without changing a bit of what it sees.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from data.dataset import Batch, Dataset
+from data.quantizer import Quantizer
+from data.randomness import make_generator
+
+
+def batch_indices(
+    length: int, batch_size: int, step: int, *, seed: int, rank: int = 0, world_size: int = 1
+) -> list[int]:
+    """Indices that process ``rank`` takes at ``step``: a pure function of its arguments.
+
+    Args:
+        length: size of the data set.
+        batch_size: the global batch over all processes; it may exceed ``length``, and batches straddle epochs.
+        step: 0, 1, 2, ...
+        seed: of the run.
+        rank: this process, 0 .. world_size - 1.
+        world_size: number of processes; it must divide ``batch_size``.
+
+    Raises:
+        ValueError: an argument is out of range, or ``world_size`` does not divide ``batch_size``.
+    """
+    if length < 1 or batch_size < 1 or step < 0:
+        raise ValueError(f"need length >= 1, batch_size >= 1 and step >= 0, got {length=}, {batch_size=}, {step=}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
+    if batch_size % world_size:
+        raise ValueError(
+            f"batch_size {batch_size} cannot be shared evenly by {world_size} processes; use a multiple of {world_size}"
+        )
+    share = batch_size // world_size
+    start = step * batch_size + rank * share
+    indices: list[int] = []
+    while len(indices) < share:
+        epoch, offset = divmod(start + len(indices), length)
+        indices += _epoch_order(length, seed, epoch)[offset : offset + share - len(indices)].tolist()
+    return indices
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(length: int, seed: int, epoch: int) -> Tensor:
+    """The permutation of one epoch; the cache spares computing it anew at every step."""
+    return torch.randperm(length, generator=make_generator(seed, "order", epoch))
+
+
+def prepare(
+    raw: Batch, quantizer: Quantizer | None, *, dequantize: bool, flip: bool, generator: torch.Generator | None = None
+) -> Batch:
+    """Turn a raw batch into float32 model input.
+
+    Args:
+        raw: what ``Dataset.fetch`` returned.
+        quantizer: that of the data set; None leaves the (continuous) values as they are.
+        dequantize: levels become uniform in their bin rather than a point; nothing to do for continuous data.
+        flip: mirror each image left to right with probability 1/2.
+        generator: source of the noise and of the flips.
+
+    Raises:
+        ValueError: ``flip`` is asked of data that are not images.
+    """
+    if flip and raw.x.ndim != 4:
+        raise ValueError(f"only images (B, C, H, W) can be flipped, got shape {tuple(raw.x.shape)}; set flip to False")
+    if quantizer is None:
+        x = raw.x.float()
+    elif dequantize:
+        x = quantizer.dequantize(raw.x, generator)
+    else:
+        x = quantizer.encode(raw.x)
+    if flip:
+        mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+    return Batch(x, raw.y)
+
+
+def train_batches(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    dequantize: bool,
+    flip: bool,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Generator[Batch, None, None]:
+    """Yield the model inputs of steps start_step, start_step + 1, ... without end.
+
+    The batch of step n is a pure function of (dataset, batch_size, seed, n, rank, world_size) and of the two options
+    below, whatever the starting step and the number of workers.
+
+    Args:
+        dataset: source of the samples.
+        batch_size: the global batch over all processes.
+        seed: of the run.
+        start_step: first step.
+        rank: this process.
+        world_size: number of processes.
+        dequantize: see ``prepare``.
+        flip: see ``prepare``.
+        workers: threads that load in the background; 0 loads in the caller. Close the iterator to stop them.
+        prefetch: batches that are loaded ahead (at least one per worker).
+
+    Raises:
+        ValueError: an argument is out of range. An error while loading reaches the caller unchanged.
+    """
+    sharing = {"seed": seed, "rank": rank, "world_size": world_size}
+    batch_indices(len(dataset), batch_size, start_step, **sharing)  # wrong arguments fail here, not at the first batch
+    if workers < 0 or prefetch < 1:
+        raise ValueError(f"need workers >= 0 and prefetch >= 1, got {workers=}, {prefetch=}")
+
+    def load(step: int) -> Batch:
+        raw = dataset.fetch(batch_indices(len(dataset), batch_size, step, **sharing))
+        generator = make_generator(seed, "data", step, rank)
+        return prepare(raw, dataset.quantizer, dequantize=dequantize, flip=flip, generator=generator)
+
+    if workers == 0:
+        return (load(step) for step in count(start_step))
+    return _in_background(load, count(start_step), workers, ahead=max(prefetch, workers))
+
+
+def _in_background(
+    load: Callable[[int], Batch], steps: Iterator[int], workers: int, ahead: int
+) -> Generator[Batch, None, None]:
+    """Yield ``load(step)`` in order, with the next ``ahead`` of them under way in threads."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+    try:
+        pending = deque(pool.submit(load, step) for step in islice(steps, ahead))
+        while True:
+            batch = pending.popleft().result()
+            pending.append(pool.submit(load, next(steps)))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def eval_batches(dataset: Dataset, batch_size: int, *, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Yield raw batches in order, each sample once; the last batch may be smaller.
+
+    Args:
+        dataset: source of the samples.
+        batch_size: largest number of samples in a batch.
+        indices: which samples, in this order; None for all.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    order = range(len(dataset)) if indices is None else indices
+    return (dataset.fetch(order[start : start + batch_size]) for start in range(0, len(order), batch_size))

@@ -1,0 +1,12 @@
+"""Networks, and the one wrapper that makes a score of them."""
+
+from torch import nn
+
+from models.ema import EMA
+from models.mlp import MLP
+from models.score_model import CONDITIONINGS, PRECISIONS, ScoreModel
+from models.unet import UNet
+
+MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP}
+
+__all__ = ["CONDITIONINGS", "EMA", "MLP", "MODELS", "PRECISIONS", "ScoreModel", "UNet"]

@@ -1,0 +1,145 @@
+"""Building blocks of the networks: time embedding, normalisation, residual block, self-attention, resampling."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def sinusoidal_embedding(c_noise: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of c_noise at dim/2 frequencies from 1 to 1/max_period (arXiv 1706.03762), (B,) -> (B, dim).
+
+    The frequencies suit inputs of the order of 1000, DDPM's number of steps.
+    """
+    half = dim // 2
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, device=c_noise.device, dtype=torch.float32) / max(half - 1, 1)
+    )
+    angles = c_noise.float().unsqueeze(1) * frequencies
+    return functional.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, dim % 2))
+
+
+def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
+    """GroupNorm (arXiv 1803.08494) with the largest number of groups up to ``max_groups`` that divides the channels."""
+    groups = max(g for g in range(1, min(max_groups, channels) + 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with all its parameters set to zero: a residual branch or an output that starts silent."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ConditionEmbedding(nn.Module):
+    """What every block is told: an MLP of the sinusoidal noise embedding, plus a learned vector for the class.
+
+    Args:
+        dim: width of the sinusoidal embedding.
+        out_dim: width of the result.
+        num_classes: classes 0 .. num_classes - 1; index num_classes is the null label, used when none is given.
+    """
+
+    def __init__(self, dim: int, out_dim: int, num_classes: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.num_classes = num_classes
+        self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
+        self.label = nn.Embedding(num_classes + 1, out_dim) if num_classes else None
+
+    def forward(self, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+        """Embed noise levels (B,) and labels (B,) or None to (B, out_dim).
+
+        Raises:
+            ValueError: labels for a network without classes.
+        """
+        embedding = self.mlp(sinusoidal_embedding(c_noise, self.dim).to(self.mlp[0].weight.dtype))
+        if self.label is None:
+            if y is not None:
+                raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
+            return embedding
+        if y is None:
+            y = torch.full(c_noise.shape, self.num_classes, device=c_noise.device)
+        return embedding + self.label(y)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(drop(act(norm(conv(act(norm(x))) + embedding)))), DDPM's block (arXiv 2006.11239, appendix B).
+
+    The second convolution starts at zero, so a new block is the identity (or its 1x1 projection).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        embedding: width of the condition embedding.
+        dropout: probability.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulate = nn.Linear(embedding, out_channels)
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H, W)."""
+        h = self.conv1(functional.silu(self.norm1(x)))
+        h = h + self.modulate(functional.silu(embedding)).unflatten(1, (-1, 1, 1))
+        h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """x + proj(attention(norm(x))) over the pixels (arXiv 1706.03762); the projection starts at zero.
+
+    Args:
+        channels: width, divisible by ``heads``.
+        heads: number of attention heads.
+    """
+
+    def __init__(self, channels: int, heads: int = 1) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be split into {heads} attention heads; choose a divisor")
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
+        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)  # (B, heads, HW, C / heads)
+        h = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.proj(h.transpose(2, 3).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution by a strided convolution; odd sizes are rounded up."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour resize to a given size, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, C, h, w) -> (B, C, *size)."""
+        return self.conv(functional.interpolate(x, size=size, mode="nearest"))

@@ -1,0 +1,67 @@
+"""Time grids: float64 tensors of steps + 1 decreasing times from t_start to t_end. Step sizes are read off the grid."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sde_lib import SDE, lookup
+
+
+def uniform(sde: SDE, u: Tensor, t_start: float, t_end: float) -> Tensor:
+    """Equal steps in t."""
+    return t_start + u * (t_end - t_start)
+
+
+def log_snr(sde: SDE, u: Tensor, t_start: float, t_end: float) -> Tensor:
+    """Equal steps in the log-SNR (arXiv 2206.00927)."""
+    start, end = sde.log_snr(u.new_tensor([t_start, t_end]))
+    return sde.time_from_log_snr(start + u * (end - start))
+
+
+def karras(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float = 7.0) -> Tensor:
+    """Equal steps in (sigma / alpha)^(1/rho) (arXiv 2206.00364, equation 5)."""
+    start, end = (-sde.log_snr(u.new_tensor([t_start, t_end])) / (2 * rho)).exp()
+    return sde.time_from_log_snr(-2 * rho * (start + u * (end - start)).log())
+
+
+GRIDS: dict[str, Callable[[SDE, Tensor, float, float], Tensor]] = {
+    "uniform": uniform,
+    "log_snr": log_snr,
+    "karras": karras,
+}
+"""Name -> (sde, u in [0, 1], t_start, t_end) -> times."""
+
+
+def time_grid(
+    sde: SDE, grid: str | Sequence[float] | Tensor, steps: int, t_end: float, t_start: float | None = None
+) -> Tensor:
+    """The grid from t_start (by default T) to t_end, both hit exactly.
+
+    Args:
+        sde: the process, whose log-SNR some grids follow.
+        grid: a key of ``GRIDS``, or the times themselves (then ``steps`` and the ends are read off them).
+        steps: number of steps.
+        t_end: last time.
+        t_start: first time.
+
+    Returns:
+        float64 (steps + 1,), strictly decreasing.
+
+    Raises:
+        ValueError: unknown name, no step, or times that do not decrease within [0, T].
+    """
+    if not isinstance(grid, str):
+        times = torch.as_tensor(grid, dtype=torch.float64)
+    else:
+        rule = lookup(GRIDS, grid, "time grid")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps is {steps!r}; a sampler needs a whole number of at least 1")
+        ends = (sde.T if t_start is None else t_start, t_end)
+        times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), *ends)
+        times[0], times[-1] = ends  # not their image under a map and its inverse
+    if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > sde.T or times[-1] < 0:
+        raise ValueError(
+            f"a time grid needs at least two times that decrease within [0, {sde.T:g}]; got {times.tolist()}"
+        )
+    return times

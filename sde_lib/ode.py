@@ -1,0 +1,156 @@
+"""Integrating dx/dt = fn(t, x): torchdiffeq's methods, with scipy's as a reference behind the same call."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from sde_lib.registry import lookup
+
+State = TypeVar("State", Tensor, tuple[Tensor, ...])
+
+ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
+SCIPY = {f"scipy_{name.lower()}": name for name in ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")}
+METHODS: dict[str, str] = (
+    dict.fromkeys(ADAPTIVE, "adaptive") | dict.fromkeys(FIXED, "fixed") | dict.fromkeys(SCIPY, "scipy")
+)
+"""Name -> kind. Adaptive and scipy methods obey the tolerances, fixed ones need a number of steps."""
+
+ADAMS_MAX_ORDER = 5
+"""Four-step Adams methods. torchdiffeq's default of 12 makes the explicit one diverge at practical steps."""
+
+
+class IntegrationError(RuntimeError):
+    """An ODE that could not be solved: the message says why, and what to try."""
+
+
+class ODESolution(NamedTuple):
+    """State at the end time, of the initial state's structure, and the evaluations of the drift that it took."""
+
+    x: Any
+    nfe: int
+
+
+def integrate(
+    fn: Callable[[Tensor, State], State],
+    x: State,
+    t0: float,
+    t1: float,
+    *,
+    method: str = "dopri5",
+    rtol: float | tuple[float, ...] = 1e-5,
+    atol: float | tuple[float, ...] = 1e-5,
+    steps: int | None = None,
+    breakpoints: Sequence[float] = (),
+    max_nfe: int = 10_000,
+) -> ODESolution:
+    """Solve dx/dt = fn(t, x) from x(t0) to x(t1); t1 may lie before t0.
+
+    Time runs in float64, the state in its own dtype. Adaptive methods control the largest over the samples of each
+    sample's own root-mean-square error, so a sample meets the tolerance whatever else is in its batch, and they land on
+    t1: the drift is never evaluated beyond it.
+
+    Args:
+        fn: drift; time arrives as a scalar tensor in the state's dtype.
+        x: initial state (B, *), or a tuple of such tensors.
+        t0: start time.
+        t1: end time.
+        method: a key of ``METHODS``.
+        rtol: relative tolerance (adaptive methods); for a tuple state also one for each part.
+        atol: absolute tolerance (adaptive methods), likewise.
+        steps: number of equal steps (fixed methods).
+        breakpoints: times at which the drift has a kink; adaptive methods step onto those that lie between t0 and t1.
+        max_nfe: give up after this many evaluations.
+
+    Raises:
+        ValueError: unknown method, or a fixed one without steps.
+        IntegrationError: max_nfe was reached, or the drift is not finite.
+    """
+    kind = lookup(METHODS, method, "ODE method")
+    if kind == "fixed" and (steps is None or steps < 1):
+        raise ValueError(f"method {method!r} has fixed steps: give steps, at least 1 (got {steps!r})")
+    if t0 == t1:
+        return ODESolution(x, 0)
+    counted = _Counted(fn, t0, t1, max_nfe, method)
+    device = _parts(x)[0].device
+    times = torch.linspace(t0, t1, (steps or 1) + 1 if kind == "fixed" else 2, dtype=torch.float64, device=device)
+    options: dict[str, object] = {}
+    if kind == "adaptive":
+        inner: list[float] = sorted([p for p in breakpoints if min(t0, t1) < p < max(t0, t1)], reverse=t1 < t0)
+        options = {"step_t": times.new_tensor([*inner, t1]), "norm": _worst_sample_rms}
+    elif kind == "scipy":
+        options = {"solver": SCIPY[method]}
+    elif method.endswith("_adams"):
+        options = {"max_order": ADAMS_MAX_ORDER}
+    try:
+        with warnings.catch_warnings():
+            # torchdiffeq passes min_step to all of scipy's solvers, of which only LSODA has one.
+            warnings.filterwarnings("ignore", "The following arguments have no effect", UserWarning)
+            path = odeint(
+                counted,
+                x,
+                times,
+                rtol=rtol,
+                atol=atol,
+                method="scipy_solver" if kind == "scipy" else method,
+                options=options,
+            )
+    except AssertionError as error:  # how torchdiffeq reports that its step has become too small
+        raise counted.failure(str(error)) from error
+    end = path[-1] if isinstance(path, Tensor) else tuple(part[-1] for part in path)
+    if len(path if isinstance(path, Tensor) else path[0]) < len(times) and kind == "scipy":
+        raise counted.failure("scipy stopped early")
+    return ODESolution(end, counted.nfe)
+
+
+class _Counted:
+    """The drift, with its evaluations counted, bounded and checked.
+
+    Times are clamped to the interval: the trial step by which torchdiffeq sizes its first one can lead far beyond t1.
+    """
+
+    def __init__(self, fn: Callable[..., Any], t0: float, t1: float, max_nfe: int, method: str) -> None:
+        self.fn = fn
+        self.low, self.high = min(t0, t1), max(t0, t1)
+        self.max_nfe = max_nfe
+        self.method = method
+        self.nfe = 0
+        self.t = float("nan")
+
+    def __call__(self, t: Tensor, x: Any) -> Any:
+        t = t.clamp(self.low, self.high)
+        self.t = float(t)
+        if self.nfe >= self.max_nfe:
+            raise IntegrationError(
+                f"{self.method} is still at t = {self.t:g} after max_nfe = {self.max_nfe} evaluations: "
+                "raise max_nfe, or raise rtol and atol"
+            )
+        self.nfe += 1
+        drift = self.fn(t, x)
+        if not all(part.isfinite().all() for part in _parts(drift)):
+            raise IntegrationError(
+                f"{self.method}: the drift is not finite at t = {self.t:g} (evaluation {self.nfe}): "
+                "check the score there; an untrained or diverged network gives this"
+            )
+        return drift
+
+    def failure(self, reason: str) -> IntegrationError:
+        """The error for a solver that gave up."""
+        return IntegrationError(
+            f"{self.method} gave up at t = {self.t:g} after {self.nfe} evaluations ({reason}): the tolerance is below "
+            "what the state's dtype resolves, or the drift is not smooth; raise rtol and atol, or use float64"
+        )
+
+
+def _parts(state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (state,) if isinstance(state, Tensor) else state
+
+
+def _worst_sample_rms(state: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Largest over samples and components of the root-mean-square over a sample's dimensions."""
+    errors = [part.reshape(len(part), -1).square().mean(1).max().sqrt() for part in _parts(state)]
+    return torch.stack(errors).max()

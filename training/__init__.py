@@ -1,0 +1,22 @@
+"""The loop, its state, checkpoints, the run folder, and the builders that turn a configuration into objects."""
+
+from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
+from training.loop import DivergenceError, TrainOptions, train
+from training.memory import estimate_memory
+from training.metrics import Metrics
+from training.run_folder import RunFolder
+from training.state import TrainState
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "DivergenceError",
+    "Metrics",
+    "RunFolder",
+    "TrainOptions",
+    "TrainState",
+    "estimate_memory",
+    "load_checkpoint",
+    "load_weights",
+    "train",
+]

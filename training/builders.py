@@ -1,0 +1,203 @@
+"""From a configuration to objects: the one place where config keys meet the signatures of the rooms."""
+
+import inspect
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from data import Dataset, dataset_options, get_dataset
+from models import EMA, MODELS, ScoreModel
+from samplers import Sampler, get_sampler, sampler_options
+from sde_lib import SDE, SDES, ddpm_loss, ddpm_schedule, dsm_loss, lookup
+from training.loop import LossFn, TrainOptions
+from training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes: the process, the model (untrained), the training data, and the device."""
+
+    sde: SDE
+    model: ScoreModel
+    dataset: Dataset
+    device: torch.device
+
+
+def build_experiment(config: ConfigDict) -> Experiment:
+    """Build everything that all modes need, with weights that depend on ``config.seed`` only."""
+    dataset = build_dataset(config, "train")
+    sde = build_sde(config)
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)
+    model = build_model(config, sde, dataset, device).to(device)
+    return Experiment(sde, model, dataset, device)
+
+
+def build_sde(config: ConfigDict) -> SDE:
+    """The process; settings left at None take the process's own defaults.
+
+    Raises:
+        ValueError: unknown process, or a setting that it does not have.
+    """
+    process = lookup(SDES, config.sde.name, "process (sde.name)")
+    accepted = inspect.signature(process).parameters
+    given = {key: value for key, value in config.sde.items() if key != "name" and value is not None}
+    foreign = [key for key in given if key not in accepted]
+    if foreign:
+        raise ValueError(
+            f"sde.{foreign[0]} is set, but the process {config.sde.name!r} has no such setting; "
+            f"it takes {', '.join(accepted)}"
+        )
+    return process(**given)
+
+
+def build_dataset(config: ConfigDict, split: str) -> Dataset:
+    """A split of the data set; it gets those settings of ``config.data`` that it has."""
+    accepted = dataset_options(config.data.name)
+    return get_dataset(config.data.name, split, **{key: config.data[key] for key in accepted if key in config.data})
+
+
+def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.device) -> ScoreModel:
+    """The network that fits the data, in its score wrapper.
+
+    Raises:
+        ValueError: unknown names, or a network for data of another kind.
+    """
+    settings = config.model
+    network = lookup(MODELS, settings.name, "network (model.name)")
+    if settings.conditional and not dataset.num_classes:
+        raise ValueError(f"model.conditional is set, but the data set {dataset.name!r} has no labels")
+    shared = {"dropout": settings.dropout, "num_classes": dataset.num_classes if settings.conditional else 0}
+    images = len(dataset.shape) == 3
+    if images != (settings.name != "mlp"):
+        fitting = "unet" if images else "mlp"
+        raise ValueError(
+            f"model.name is {settings.name!r}, but one sample of {dataset.name!r} has shape {dataset.shape}; "
+            f"use model.name={fitting}"
+        )
+    if images:
+        net = network(
+            dataset.shape[0],
+            dataset.shape[1],
+            channels=settings.channels,
+            channel_mult=settings.channel_mult,
+            res_blocks=settings.res_blocks,
+            attention_resolutions=settings.attention_resolutions,
+            heads=settings.heads,
+            **shared,
+        )
+    else:
+        net = network(dataset.shape[0], width=settings.width, blocks=settings.blocks, **shared)
+    return ScoreModel(
+        net,
+        sde,
+        settings.prediction,
+        settings.conditioning,
+        sigma_data=settings.sigma_data,
+        precision=resolve_precision(settings.precision, device),
+    )
+
+
+def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
+    """The model with a fresh Adam and moving average."""
+    settings = config.training
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    return TrainState(model, optimizer, EMA(model, settings.ema_decay))
+
+
+def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
+    """The training loss: score matching in continuous time, or DDPM's on a chain."""
+    settings = config.training
+    if settings.loss == "ddpm":
+        loss = partial(ddpm_loss, ddpm_schedule(sde, settings.ddpm_steps))
+    elif settings.loss == "continuous":
+        loss = partial(
+            dsm_loss,
+            sde,
+            weighting=settings.weighting,
+            time_law=settings.time_law,
+            low_discrepancy=settings.low_discrepancy,
+        )
+    else:
+        raise ValueError(f"unknown training.loss {settings.loss!r}; choose from 'continuous', 'ddpm'")
+    conditional = config.model.conditional
+
+    def loss_fn(model: ScoreModel, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+        return loss(partial(model.eps, y=y if conditional else None), x0, generator=generator)
+
+    return loss_fn
+
+
+def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
+    """How to train; epochs become steps."""
+    settings = config.training
+    if (settings.steps > 0) == (settings.epochs > 0):
+        raise ValueError(
+            f"training.steps is {settings.steps} and training.epochs {settings.epochs}: set one of them, the other to 0"
+        )
+    steps = settings.steps or math.ceil(settings.epochs * len(dataset) / settings.batch_size)
+    return TrainOptions(
+        steps=steps,
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        decay=settings.decay,
+        grad_clip=settings.grad_clip,
+        seed=config.seed,
+        dequantize=config.data.dequantize,
+        flip=config.data.random_flip,
+        workers=config.data.workers,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        sample_every=settings.sample_every,
+        time_limit=settings.time_limit,
+    )
+
+
+def build_sampler(config: ConfigDict, **changes: Any) -> Sampler:
+    """The sampler; it gets those settings of ``config.sampling`` that it has, and ``changes`` on top."""
+    settings = {**config.sampling.to_dict(), **changes}
+    name = settings["sampler"]
+    return get_sampler(name, **{key: settings[key] for key in sampler_options(name) if key in settings})
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device; "auto" is CUDA where there is one.
+
+    Raises:
+        ValueError: the name is not that of a device, or this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """The precision of the network; "auto" is bfloat16 where the hardware multiplies in it, else float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # without these units bfloat16 is emulated, at a small fraction of float32's speed
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        native = device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return "bfloat16" if native else "float32"

@@ -1,0 +1,170 @@
+"""Checkpoints that are whole or absent.
+
+A checkpoint is a folder ``step_XXXXXXXX`` of safetensors files, a ``state.json`` of plain values, and a
+``manifest.json`` with the size and SHA-256 of each. It is written under a temporary name, flushed to the disk and
+renamed, so a crash at any moment leaves the earlier ones as they were. Everything is verified on load, and nothing is
+ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_FOLDER = re.compile(r"step_(\d{8,})")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged, or of another network."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; made when the first is saved.
+        keep: how many of the newest are kept, at least 1.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least the newest checkpoint must be kept")
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def list(self) -> list[Path]:
+        """All complete checkpoints, oldest first."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted((p for p in found if _FOLDER.fullmatch(p.name)), key=step_of)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None."""
+        return max(self.list(), key=step_of, default=None)
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of a step, then remove those beyond ``keep``.
+
+        Args:
+            step: number of finished training steps.
+            tensors: file name (without suffix) -> tensors.
+            state: plain values, stored as JSON.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        target = self.folder / f"step_{step:08d}"
+        temporary = self.folder / f".writing_{target.name}"
+        temporary.mkdir()
+        for name, group in tensors.items():
+            save_file(
+                {key: value.detach().cpu().contiguous() for key, value in group.items()},
+                temporary / f"{name}.safetensors",
+            )
+        (temporary / STATE).write_text(json.dumps(dict(state), indent=2))
+        manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        if target.exists():  # the same step again: only after the new one is on the disk
+            target.rename(self.folder / f".replaced_{target.name}")
+        temporary.rename(target)
+        _sync(self.folder)
+        self._remove_leftovers()
+        for old in self.list()[: -self.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.glob(".replaced_*"):
+            whole = self.folder / path.name.removeprefix(".replaced_")
+            if not whole.exists():  # a crash between the two renames
+                path.rename(whole)
+        for path in (*self.folder.glob(".writing_*"), *self.folder.glob(".replaced_*")):
+            shutil.rmtree(path)
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name.
+
+    Raises:
+        CheckpointError: the name is not that of a checkpoint.
+    """
+    match = _FOLDER.fullmatch(path.name)
+    if match is None:
+        raise CheckpointError(f"{path} is not a checkpoint; give a folder named step_XXXXXXXX")
+    return int(match.group(1))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Verify and read a checkpoint: (file name -> tensors, plain values).
+
+    Raises:
+        CheckpointError: it is missing or damaged; the message names the file, and the remedy.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"no checkpoint at {path}: it has no {MANIFEST}; give a folder checkpoints/step_XXXXXXXX")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except ValueError as error:
+        raise _damaged(path, MANIFEST, "is not readable") from error
+    for name, expected in manifest.items():
+        if not (path / name).is_file():
+            raise _damaged(path, name, "is missing")
+        actual = _fingerprint(path / name)
+        if actual != expected:
+            raise _damaged(path, name, f"has {actual['bytes']} bytes of {expected['bytes']}, or other content")
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return tensors, json.loads((path / STATE).read_text())
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Copy weights into a module, all of them or none.
+
+    Raises:
+        CheckpointError: a tensor is missing, extra, or of another shape: the checkpoint is of another architecture.
+    """
+    own = module.state_dict()
+    faults = [f"missing {key}" for key in own if key not in weights]
+    faults += [f"unexpected {key}" for key in weights if key not in own]
+    faults += [
+        f"{key} has shape {tuple(weights[key].shape)}, the network {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise CheckpointError(
+            f"checkpoint {source} is of another architecture: {'; '.join(faults[:3])}{more}. Use the model settings "
+            "it was trained with (config.json of its run folder), or another --workdir"
+        )
+    module.load_state_dict(dict(weights))
+
+
+def _damaged(path: Path, name: str, fault: str) -> CheckpointError:
+    older = [p for p in Checkpoints(path.parent).list() if step_of(p) < step_of(path)]
+    remedy = f"the next older one is {older[-1].name}" if older else "there is no older one"
+    return CheckpointError(
+        f"checkpoint {path} is damaged: {name} {fault}. Delete that folder to go on without it; {remedy}"
+    )
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,61 @@
+"""The record of a run: one JSON object a line in ``metrics.jsonl``, and the same in TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Writer of scalars and pictures; use it as a context.
+
+    When a run resumes, lines of steps that will be done again are removed, so that each step stands there once.
+
+    Args:
+        folder: the run folder.
+        start_step: step from which the run goes on.
+    """
+
+    def __init__(self, folder: Path, start_step: int = 0) -> None:
+        self.path = Path(folder) / "metrics.jsonl"
+        self._rewind(start_step)
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=start_step + 1)
+
+    def _rewind(self, start_step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
+        temporary = self.path.with_suffix(".writing")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self.path)
+
+    def log(self, step: int, **values: float) -> None:
+        """Record scalars of a step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Record a picture, uint8 (H, W, 3)."""
+        self._board.add_image(name, pixels, step, dataformats="HWC")
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line that a crash cut off
+        return float("inf")

@@ -1,0 +1,101 @@
+"""The folder of a run: where each result lies, and the configuration that belongs to it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from training.checkpoint import CheckpointError, Checkpoints, step_of
+
+FIXED = ("data", "sde", "model")
+FREE = ("data.root", "data.workers", "model.dropout", "model.precision")
+"""A run's weights belong to its data, process and network; all else, and what is in FREE, may change on resuming."""
+
+
+class RunFolder:
+    """Paths of a run, and its stored configuration.
+
+    Args:
+        path: the folder; made when something is written.
+        keep: checkpoints that are kept.
+    """
+
+    def __init__(self, path: Path | str, keep: int = 2) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.samples = self.path / "samples"
+        self.likelihood = self.path / "likelihood"
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration, as JSON."""
+        return self.path / "config.json"
+
+    def stored_config(self) -> dict[str, Any] | None:
+        """The configuration of the run, or None where there is no run yet.
+
+        Raises:
+            ValueError: the file is not readable.
+        """
+        if not self.config_path.exists():
+            return None
+        try:
+            return json.loads(self.config_path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{self.config_path} is not valid JSON ({error}); restore it, or use another --workdir"
+            ) from error
+
+    def store_config(self, config: Mapping[str, Any]) -> list[str]:
+        """Store the configuration; on a run that exists, first check that it is of the same data, process and network.
+
+        Returns:
+            The settings that changed, as "key: old -> new".
+
+        Raises:
+            ValueError: a setting differs that the weights depend on.
+        """
+        stored = self.stored_config()
+        before = dict(_flat(stored)) if stored is not None else None
+        after = dict(_flat(json.loads(json.dumps(config))))
+        changed = []
+        if before is not None:
+            changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+            fatal = [key for key in changed if key.split(".")[0] in FIXED and key not in FREE]
+            if fatal and self.checkpoints.latest() is not None:
+                listing = ", ".join(
+                    f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in fatal[:4]
+                )
+                raise ValueError(
+                    f"{self.path} holds a run with other settings: {listing}. Use another --workdir for a new run, or "
+                    "leave these settings as they are to continue this one"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.config_path.with_suffix(".writing")
+        temporary.write_text(json.dumps(config, indent=2))
+        os.replace(temporary, self.config_path)
+        return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed] if before is not None else []
+
+    def checkpoint(self, path: Path | str | None = None) -> Path:
+        """The checkpoint to use: the one asked for, or the newest.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        found = Path(path) if path else self.checkpoints.latest()
+        if found is None:
+            raise CheckpointError(
+                f"no checkpoint in {self.checkpoints.folder}; train first (--mode=train with the same --workdir), "
+                "or name one by --checkpoint"
+            )
+        step_of(found)
+        return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

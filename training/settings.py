@@ -1,0 +1,109 @@
+"""What no type can say of a configuration: its keys, ranges, and the elements of its tuples."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+AT_LEAST: dict[str, float] = {
+    "data.image_size": 1,
+    "data.channels": 1,
+    "data.size": 1,
+    "data.workers": 0,
+    "model.channels": 1,
+    "model.res_blocks": 1,
+    "model.heads": 1,
+    "model.width": 1,
+    "model.blocks": 1,
+    "model.dropout": 0,
+    "training.steps": 0,
+    "training.epochs": 0,
+    "training.batch_size": 1,
+    "training.accumulation": 1,
+    "training.learning_rate": 0,
+    "training.weight_decay": 0,
+    "training.warmup_steps": 0,
+    "training.grad_clip": 0,
+    "training.ema_decay": 0,
+    "training.ddpm_steps": 2,
+    "training.log_every": 1,
+    "training.checkpoint_every": 1,
+    "training.keep_checkpoints": 1,
+    "training.sample_every": 0,
+    "training.time_limit": 0,
+    "sampling.num_images": 1,
+    "sampling.batch_size": 1,
+    "sampling.steps": 1,
+    "sampling.t_end": 0,
+    "sampling.corrector_steps": 0,
+    "sampling.max_nfe": 1,
+    "likelihood.num_images": 0,
+    "likelihood.batch_size": 1,
+    "likelihood.probes": 1,
+    "likelihood.steps": 1,
+    "likelihood.max_nfe": 1,
+}
+ABOVE_ZERO = (
+    "model.sigma_data",
+    "training.learning_rate",
+    "training.eps",
+    "sampling.snr",
+    "sampling.rtol",
+    "sampling.atol",
+    "likelihood.rtol",
+    "likelihood.atol",
+)
+BELOW_ONE = (
+    "data.holdout",
+    "model.dropout",
+    "training.beta1",
+    "training.beta2",
+    "training.ema_decay",
+    "sampling.t_end",
+)
+
+
+def check(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
+    """Compare a configuration with the documented default.
+
+    Args:
+        config: nested plain values.
+        default: the same of configs/default.py.
+        prefix: of the keys, while descending.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value out of range.
+        TypeError: a value of another type than the default's.
+    """
+    odd = sorted(set(config) ^ set(default))
+    if odd:
+        kind = "unknown" if odd[0] in config else "missing"
+        raise ValueError(f"{kind} config key {prefix}{odd[0]}; configs/default.py lists them all: {', '.join(default)}")
+    for key, expected in default.items():
+        value, name = config[key], prefix + key
+        if isinstance(expected, Mapping):
+            if not isinstance(value, Mapping):
+                raise TypeError(f"config.{name} is a section; set its keys one by one, as --config.{name}.KEY=VALUE")
+            check(value, expected, f"{name}.")
+        elif value is None:
+            if expected is not None:
+                raise TypeError(f"config.{name} is None; it takes a {type(expected).__name__} such as {expected!r}")
+        else:
+            _check_value(name, value, expected)
+
+
+def _check_value(name: str, value: Any, expected: Any) -> None:
+    if isinstance(expected, tuple):
+        if not isinstance(value, tuple) or not all(type(item) is int and item > 0 for item in value):
+            raise TypeError(f"config.{name} is {value!r}; it takes whole numbers above 0, such as {expected!r}")
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if not math.isfinite(value):
+        raise ValueError(f"config.{name} is {value!r}; it must be finite")
+    low = AT_LEAST.get(name, -math.inf)
+    if value < low:
+        raise ValueError(f"config.{name} is {value!r}; it must be at least {low:g}")
+    if name in ABOVE_ZERO and value <= 0:
+        raise ValueError(f"config.{name} is {value!r}; it must be above 0")
+    if name in BELOW_ONE and not 0 <= value < 1:
+        raise ValueError(f"config.{name} is {value!r}; it must lie in [0, 1)")

@@ -1,0 +1,65 @@
+"""What training carries from step to step, and how it becomes a checkpoint and back."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import EMA, ScoreModel
+from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
+
+
+class TrainState:
+    """A model, its optimizer, its moving average, and the number of finished steps.
+
+    Randomness needs no place here: it is a function of (seed, step, rank).
+
+    Args:
+        model: the score model.
+        optimizer: over the model's parameters.
+        ema: the moving average of the model.
+    """
+
+    def __init__(self, model: ScoreModel, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.ema = ema
+        self.step = 0
+
+    def save(self, checkpoints: Checkpoints) -> Path:
+        """Write a checkpoint of the present step."""
+        tensors = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": self._optimizer_tensors(),
+        }
+        return checkpoints.save(self.step, tensors, {"step": self.step, "ema_updates": self.ema.updates})
+
+    def load(self, path: Path) -> None:
+        """Restore everything from a checkpoint, or raise CheckpointError."""
+        tensors, values = load_checkpoint(path)
+        load_weights(self.model, tensors["model"], path)
+        load_weights(self.ema.model, tensors["ema"], path)
+        self._load_optimizer(tensors["optimizer"], path)
+        self.step, self.ema.updates = values["step"], values["ema_updates"]
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.model.named_parameters()]
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        moments = self.optimizer.state_dict()["state"]
+        names = self._names()
+        return {f"{key}/{names[i]}": value for i, entry in moments.items() for key, value in entry.items()}
+
+    def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
+        index = {name: i for i, name in enumerate(self._names())}
+        moments: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            key, _, parameter = name.partition("/")
+            if parameter not in index:
+                raise CheckpointError(
+                    f"checkpoint {path}: its optimizer knows {parameter}, which the model does not have"
+                )
+            moments.setdefault(index[parameter], {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
