@@ -10,20 +10,25 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
+# Idle OpenMP threads spin for long by default, which beside a busy neighbour slows small networks tenfold.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+import torch
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
 from evaluation import Generated, evaluate_likelihood, generate, picture, save_picture
 from models import ScoreModel
-from sde_lib import log_likelihood
+from sde_lib import lookup
 from training import Metrics, RunFolder, builders, estimate_memory, load_checkpoint, load_weights, settings, train
 from training.builders import Experiment
 
@@ -68,13 +73,17 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
     state = builders.build_state(config, experiment.model)
     options = builders.build_options(config, experiment.dataset)
     loss_fn = builders.build_loss(config, experiment.sde)
-    builders.build_sampler(config)  # a wrong setting should fail now, not after the training
-    for change in folder.store_config(config.to_dict()):
-        print(f"changed since this run began: {change}")
-    if FLAGS.checkpoint or folder.checkpoints.latest() is not None:
-        state.load(folder.checkpoint(FLAGS.checkpoint))
+    check_evaluation(config, experiment)
+    changes, start = folder.changes(config.to_dict()), folder.starting_point(FLAGS.checkpoint)
+    if start is not None:
+        state.load(start)
         print(f"continuing {folder.path} from step {state.step}")
+    folder.store_config(config.to_dict())
+    for change in changes:
+        print(f"changed since this run began: {change}")
     print(describe(config, folder, experiment), flush=True)
+    if state.step >= options.steps:
+        print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
     with Metrics(folder.path, state.step) as metrics:
 
         def on_sample(step: int) -> None:
@@ -92,7 +101,7 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
             device=experiment.device,
             on_sample=on_sample,
         )
-    again = f"python run_lib.py --mode=train{selectors()}"
+    again, sampling, scoring = (command(mode, folder) for mode in ("train", "sample", "likelihood"))
     if reason in ("SIGINT", "SIGTERM"):
         print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
         return
@@ -104,21 +113,20 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
     print("next:")
     if reason == "time limit":
         print(f"  {again}   # goes on to step {options.steps}")
-    print(f"  python run_lib.py --mode=sample --sampler=pc{selectors()}   # or ancestral, reverse_diffusion, ode, ...")
-    print(f"  python run_lib.py --mode=likelihood{selectors()} --config.likelihood.probes=4")
-    print(f"  python run_lib.py --mode=train{selectors()} --config.training.steps={2 * options.steps}   # trains on")
-    print(f"  tensorboard --logdir={folder.path}")
+    print(f"  {sampling} --sampler=pc   # or ancestral, reverse_diffusion, ode, ...")
+    print(f"  {scoring} --config.likelihood.probes=4")
+    print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
+    print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
 
 
 def run_sample(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
     """Draw samples of a trained run with any sampler."""
-    builders.build_sampler(config)
-    sample(config, folder, experiment, trained_model(folder, experiment))
+    sample(config, folder, experiment, trained_model(config, folder, experiment))
 
 
 def run_likelihood(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
     """Score held-out data with a trained run."""
-    score(config, folder, experiment, trained_model(folder, experiment))
+    score(config, folder, experiment, trained_model(config, folder, experiment))
 
 
 MODES: dict[str, Callable[[ConfigDict, RunFolder, Experiment], None]] = {
@@ -143,28 +151,29 @@ def sample(config: ConfigDict, folder: RunFolder, experiment: Experiment, model:
 
 
 def draw(config: ConfigDict, experiment: Experiment, model: ScoreModel) -> Generated:
-    """Samples as the section ``sampling`` asks for."""
-    sampling = config.sampling
+    """Samples as the section ``sampling`` asks for; the classes take turns where the model knows them."""
+    sampling, classes = config.sampling, experiment.dataset.num_classes
     return generate(
-        builders.build_sampler(config),
+        builders.build_sampler(config, experiment.sde),
         experiment.sde,
         model,
         experiment.dataset.shape,
         sampling.num_images,
         batch_size=sampling.batch_size,
+        labels=torch.arange(sampling.num_images) % classes if config.model.conditional else None,
         seed=sampling.seed,
         device=experiment.device,
     )
 
 
 def score(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel) -> None:
-    """Bits/dim of held-out data as the section ``likelihood`` asks for, always in float32."""
+    """Bits/dim of held-out data (given its labels, for a conditional model), always in float32."""
     likelihood = config.likelihood
-    keys = ("divergence", "probes", "noise", "method", "steps", "rtol", "atol", "max_nfe")
-    options = {key: likelihood[key] for key in keys}
+    log_prob = builders.build_log_prob(config, experiment.sde)
+    conditional = config.model.conditional
     model.precision = "float32"
     report = evaluate_likelihood(
-        lambda x, generator: log_likelihood(experiment.sde, model, x, generator=generator, **options),
+        lambda x, y, generator: log_prob(partial(model, y=y if conditional else None), x, generator=generator),
         builders.build_dataset(config, likelihood.split),
         num_images=likelihood.num_images,
         batch_size=likelihood.batch_size,
@@ -180,8 +189,9 @@ def score(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: 
     )
 
 
-def trained_model(folder: RunFolder, experiment: Experiment) -> ScoreModel:
+def trained_model(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> ScoreModel:
     """The averaged weights of a checkpoint, ready for use."""
+    folder.changes(config.to_dict(), fixed=("sde", "model"))
     path = folder.checkpoint(FLAGS.checkpoint)
     load_weights(experiment.model, load_checkpoint(path)[0]["ema"], path)
     print(f"using the averaged weights of {path}", flush=True)
@@ -192,11 +202,18 @@ def dry_run(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> No
     """Show what would run, and write nothing."""
     options = builders.build_options(config, experiment.dataset)
     builders.build_loss(config, experiment.sde)
-    builders.build_sampler(config)
+    check_evaluation(config, experiment)
     print(config.to_json(indent=2))
     print(describe(config, folder, experiment))
     part = options.batch_size // options.accumulation
     print(f"memory: about {estimate_memory(experiment.model, experiment.dataset.shape, part)}")
+
+
+def check_evaluation(config: ConfigDict, experiment: Experiment) -> None:
+    """Fail now, and not after the training, on settings that only sampling and likelihood use."""
+    builders.build_sampler(config, experiment.sde)
+    builders.build_log_prob(config, experiment.sde)
+    builders.build_dataset(config, config.likelihood.split)
 
 
 def describe(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> str:
@@ -215,7 +232,10 @@ def describe(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> s
 
 def cli() -> None:
     """Entry point."""
-    sys.argv = with_recipe(sys.argv)  # overrides are looked up in sys.argv, not in what app.run is given
+    try:  # overrides are looked up in sys.argv, not in what app.run is given
+        sys.argv = with_recipe(FLAGS.read_flags_from_files(sys.argv))
+    except (flags.Error, OSError) as error:
+        fail(str(error), status=2)
     app.run(main, argv=sys.argv, flags_parser=parse_flags)
 
 
@@ -237,11 +257,7 @@ def with_recipe(argv: Sequence[str]) -> list[str]:
             for name in ("workdir", "checkpoint")
             if arg.startswith(f"--{name}=")
         }
-        folder = Path(
-            flag.get("workdir")
-            or (Path(flag["checkpoint"]).parent.parent if "checkpoint" in flag else default_path(DEFAULT_RECIPE))
-        )
-        stored = folder / "config.json"
+        stored = (named_folder(**flag) or default_path(DEFAULT_RECIPE)) / "config.json"
         recipe = f"{HOME}/configs/stored.py:{stored}" if stored.is_file() else _existing(DEFAULT_RECIPE)
     return [program, f"--config={recipe}", *others]
 
@@ -259,7 +275,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 def _existing(recipe: str) -> str:
     file, colon, argument = recipe.partition(":")
-    found = next((p for p in (Path(file), HOME / file) if p.is_file()), None)
+    found = next((p for p in (Path(os.path.expanduser(file)), HOME / file) if p.is_file()), None)
     if found is None:
         known = ", ".join(
             f"configs/{p.name}" for p in sorted((HOME / "configs").glob("[!_]*.py")) if p.stem != "stored"
@@ -270,18 +286,22 @@ def _existing(recipe: str) -> str:
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse, and turn every mistake into one line."""
-    for arg in argv[1:]:
-        section = re.match(r"--config\.(\w+)=", arg)
-        if section and isinstance(default.get_config().get(section[1]), ConfigDict):
-            fail(
-                f"{arg}: {section[1]} is a section; set its keys one by one, as --config.{section[1]}.KEY=VALUE",
-                status=2,
-            )
+    recipe = argv[1].removeprefix("--config=")
     try:
+        config = FLAGS["config"].parser.parse(recipe)  # alone at first: what fails here is the recipe's own fault
+        if not hasattr(config, "to_dict"):
+            raise TypeError(f"get_config() returned {config!r}; it must return a ConfigDict")
+    except Exception as error:  # a recipe is a program: it may raise anything
+        fail(f"{recipe.rpartition('stored.py:')[2]}: {_fault(error)}", status=2)
+    try:
+        for arg in argv[2:]:
+            _check_override(arg, config)
         rest = FLAGS(argv)
-        FLAGS.config  # noqa: B018  (a recipe that failed to load says so at the first look)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        fail(_readable(error), status=2)
+    except (flags.Error, ValueError, TypeError) as error:
+        fail(str(error), status=2)
+    for name in ("workdir", "checkpoint"):
+        if FLAGS[name].value == "":
+            fail(f"--{name}= is empty; give a folder, or leave it out", status=2)
     if FLAGS.mode is None:
         fail(f"--mode is missing; give one of {', '.join(f'--mode={mode}' for mode in MODES)}", status=2)
     if len(rest) > 1:
@@ -289,27 +309,40 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _readable(error: Exception) -> str:
-    """The last line of the text (what precedes it may be a traceback), without the quoting of a KeyError."""
-    text = str(error.args[0]) if isinstance(error, KeyError | AttributeError) and error.args else str(error)
-    text = text.replace("\\n", "\n").replace("\\'", "'").replace("''", "'")
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if "Traceback" in text:
-        lines = lines[:1] + lines[-1:]
-    if isinstance(error, KeyError | AttributeError):
-        lines = ["unknown config key", *lines]
-    return " ".join(lines)
+def _check_override(arg: str, config: ConfigDict) -> None:
+    """Raise ValueError unless an argument --config.SECTION.KEY=VALUE names a key; other arguments pass."""
+    match = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+    node = config
+    for depth, key in enumerate(match[1].split(".") if match else ()):
+        above = ".".join(["config", *match[1].split(".")[:depth]])
+        if not isinstance(node, ConfigDict):
+            raise ValueError(f"{arg}: {above} is a value, not a section")
+        node = lookup(node, key, f"key of {above}:")
+    if match and isinstance(node, ConfigDict):
+        raise ValueError(f"{arg}: {match[1]} is a section; set its keys one by one, as --config.{match[1]}.KEY=VALUE")
+
+
+def _fault(error: Exception) -> str:
+    """Type and text of what a recipe raised; ml_collections may have put the whole traceback into the text."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "Traceback" in text else f"{type(error).__name__}: {text}"
 
 
 def run_path() -> Path:
     """The run folder: --workdir, that of --checkpoint, or runs/ and the recipe's name."""
-    if FLAGS.workdir:
-        return Path(FLAGS.workdir)
-    if FLAGS.checkpoint:
-        return Path(FLAGS.checkpoint).parent.parent
+    named = named_folder(FLAGS.workdir, FLAGS.checkpoint)
+    if named is not None:
+        return named
     recipe = config_flags.get_config_filename(FLAGS["config"])
     file, _, argument = recipe.partition(":")
     return Path(argument).parent if Path(file).stem == "stored" else default_path(recipe)
+
+
+def named_folder(workdir: str | None = None, checkpoint: str | None = None) -> Path | None:
+    """The run folder that --workdir names, or --checkpoint (FOLDER/checkpoints/step_XXXXXXXX)."""
+    if workdir:
+        return Path(os.path.expanduser(workdir))
+    return Path(os.path.normpath(Path(os.path.expanduser(checkpoint), "..", ".."))) if checkpoint else None
 
 
 def default_path(recipe: str) -> Path:
@@ -318,10 +351,10 @@ def default_path(recipe: str) -> Path:
     return Path("runs") / "-".join(filter(None, [Path(file).stem, re.sub(r"[^\w.]+", "-", argument).strip("-")]))
 
 
-def selectors() -> str:
-    """The flags that name this run, for the commands that are proposed next."""
-    given = [arg for arg in sys.argv[1:] if re.match(r"--(workdir|config)=", arg) and "stored.py:" not in arg]
-    return "".join(f" {arg}" for arg in given if arg != f"--config={_existing(DEFAULT_RECIPE)}")
+def command(mode: str, folder: RunFolder) -> str:
+    """The command for a mode on this run, as it can be typed; the run brings its own configuration."""
+    words = ["python", sys.argv[0], f"--mode={mode}"]
+    return shlex.join(words if folder.path == default_path(DEFAULT_RECIPE) else [*words, f"--workdir={folder.path}"])
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -27,6 +27,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     elif process in ("ve", "edm"):
         config.model.prediction = "edm"
         config.model.conditioning = "log_snr"
+        config.training.time_law = "logistic"
     config.training.epochs = 50
     config.training.batch_size = 8
     config.training.learning_rate = 1e-4

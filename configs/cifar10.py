@@ -19,6 +19,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     if process in ("ve", "edm"):
         config.model.prediction = "edm"
         config.model.conditioning = "log_snr"
+        config.training.time_law = "logistic"
     config.training.steps = 1_300_000
     config.sampling.steps = 1000
     config.likelihood.num_images = 256

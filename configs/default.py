@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     model.heads = 1  # unet: attention heads
     model.width = 128  # mlp: hidden width
     model.blocks = 3  # mlp: residual blocks
-    model.dropout = 0.1
+    model.dropout = 0.1  # probability, in every residual block
     model.conditional = False  # tell the network the class label
     model.prediction = "eps"  # eps, score, x0, v, edm
     model.conditioning = "time"  # time, log_snr, log_sigma
@@ -56,19 +56,19 @@ def get_config() -> ConfigDict:
     training.epochs = 0  # passes over the data; 0: by steps
     training.batch_size = 128  # images in one optimizer step
     training.accumulation = 1  # parts into which a batch is cut to save memory
-    training.learning_rate = 2e-4
+    training.learning_rate = 2e-4  # largest one, of the schedule below
     training.beta1 = 0.9  # Adam
     training.beta2 = 0.999  # Adam
     training.eps = 1e-8  # Adam
-    training.weight_decay = 0.0
+    training.weight_decay = 0.0  # AdamW's; 0 is Adam
     training.warmup_steps = 5000  # the learning rate rises linearly
     training.decay = "none"  # none, cosine, linear: to 0 at the last step
     training.grad_clip = 1.0  # largest norm of the gradient; 0: none
-    training.ema_decay = 0.9999
+    training.ema_decay = 0.9999  # of the averaged weights, which are sampled and scored
     training.loss = "continuous"  # continuous (denoising score matching), ddpm (L_simple on a chain)
     training.ddpm_steps = 500  # length of that chain
     training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2)
-    training.time_law = "uniform"  # continuous: uniform, log_snr
+    training.time_law = "uniform"  # continuous: uniform, log_snr, logistic (in the log-SNR)
     training.low_discrepancy = True  # continuous: spread the times of a batch evenly
     training.log_every = 100  # steps
     training.checkpoint_every = 5000  # steps
@@ -78,9 +78,9 @@ def get_config() -> ConfigDict:
 
     config.sampling = sampling = ConfigDict()
     sampling.sampler = "ancestral"  # ancestral, reverse_diffusion, euler_maruyama, pc, ode (flag --sampler)
-    sampling.num_images = 64
-    sampling.batch_size = 64
-    sampling.seed = 0
+    sampling.num_images = 64  # samples to draw
+    sampling.batch_size = 64  # samples drawn at once
+    sampling.seed = 0  # of all noise in sampling
     sampling.steps = 500  # of the grid; adaptive ode methods choose their own
     sampling.grid = "uniform"  # uniform, log_snr, karras
     sampling.t_end = 1e-3  # where the steps stop
@@ -91,21 +91,21 @@ def get_config() -> ConfigDict:
     sampling.snr = 0.16  # pc: signal-to-noise ratio of the corrector
     sampling.corrector_steps = 1  # pc: corrector updates after each predictor step
     sampling.method = "dopri5"  # ode: dopri5, dopri8, bosh3, euler, midpoint, heun2, rk4, scipy_rk45, ...
-    sampling.rtol = 1e-5  # ode
-    sampling.atol = 1e-5  # ode
+    sampling.rtol = 1e-5  # ode: relative tolerance
+    sampling.atol = 1e-5  # ode: absolute tolerance
     sampling.max_nfe = 10_000  # ode: give up after this many evaluations
 
     config.likelihood = likelihood = ConfigDict()
     likelihood.split = "test"  # train, test (celeba: valid too)
     likelihood.num_images = 0  # first images of the split; 0: all
-    likelihood.batch_size = 256
+    likelihood.batch_size = 256  # images scored at once
     likelihood.seed = 0  # of dequantisation and probes
     likelihood.divergence = "hutchinson"  # hutchinson, exact
     likelihood.probes = 1  # Hutchinson probes
     likelihood.noise = "rademacher"  # rademacher, gaussian
     likelihood.method = "dopri5"  # as sampling.method
     likelihood.steps = 100  # of fixed-step methods
-    likelihood.rtol = 1e-5
-    likelihood.atol = 1e-5
-    likelihood.max_nfe = 10_000
+    likelihood.rtol = 1e-5  # relative tolerance
+    likelihood.atol = 1e-5  # absolute tolerance
+    likelihood.max_nfe = 10_000  # give up after this many evaluations
     return config

@@ -17,6 +17,7 @@ def get_config(root: str = "images") -> ConfigDict:
     config.data.workers = 2
     config.model.prediction = "edm"
     config.model.conditioning = "log_snr"
+    config.training.time_law = "logistic"
     config.training.steps = 200_000
     config.training.batch_size = 32
     config.sampling.batch_size = 16

@@ -18,18 +18,22 @@ def get_config(path: str) -> ConfigDict:
     try:
         values = json.loads(Path(path).read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); restore it, or use another --workdir") from error
+        raise ValueError(f"not valid JSON ({error}); restore it, or use another --workdir") from error
+    if not isinstance(values, dict):
+        raise ValueError("no settings; restore it, or use another --workdir")
     config = default.get_config()
     with config.unlocked():
-        _fill(config, values, path)
+        _fill(config, values)
     return config
 
 
-def _fill(config: ConfigDict, values: dict[str, Any], path: str) -> None:
+def _fill(config: ConfigDict, values: dict[str, Any]) -> None:
     for key, value in values.items():
         if key not in config:
-            raise ValueError(f"{path} holds the key {key!r}, which this version does not know; remove it there")
+            raise ValueError(f"the key {key!r} is not known to this version; remove it there")
+        if isinstance(value, dict) != isinstance(config[key], ConfigDict):
+            raise ValueError(f"the key {key!r} is {value!r}; restore it, or use another --workdir")
         if isinstance(value, dict):
-            _fill(config[key], value, path)
+            _fill(config[key], value)
         elif value is not None:
             config[key] = tuple(value) if isinstance(value, list) else value

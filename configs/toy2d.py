@@ -26,7 +26,7 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
     config.training.warmup_steps = 100
     config.training.decay = "linear"
     config.training.ema_decay = 0.998
-    config.training.time_law = "log_snr"
+    config.training.time_law = "logistic"
     config.training.checkpoint_every = 1000
     config.training.sample_every = 0
 

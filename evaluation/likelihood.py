@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data import Dataset, eval_batches, make_generator, prepare
+from data import Batch, Dataset, Quantizer, eval_batches, make_generator, prepare
 from sde_lib import LikelihoodResult, bits_per_dim
 
 
@@ -43,7 +43,7 @@ class LikelihoodReport:
 
 
 def evaluate_likelihood(
-    log_prob_fn: Callable[[Tensor, torch.Generator], LikelihoodResult],
+    log_prob_fn: Callable[[Tensor, Tensor | None, torch.Generator], LikelihoodResult],
     dataset: Dataset,
     *,
     num_images: int = 0,
@@ -53,8 +53,10 @@ def evaluate_likelihood(
 ) -> LikelihoodReport:
     """Mean bits/dim of the first images of a data set.
 
+    The dequantisation of image k depends on (seed, k) only, the probes of a batch on (seed, its number).
+
     Args:
-        log_prob_fn: (x: (B, *), generator) -> result of ``log_likelihood``.
+        log_prob_fn: (x: (B, *), labels (B,) or None, generator) -> result of ``log_likelihood``.
         dataset: the split to score.
         num_images: how many; 0 for all.
         batch_size: images at once.
@@ -69,12 +71,27 @@ def evaluate_likelihood(
     values, nfe = [], 0
     with tqdm(total=n, desc="likelihood", unit="image", disable=None, leave=False) as bar:
         for index, raw in enumerate(eval_batches(dataset, batch_size, indices=range(n))):
-            noise = make_generator(seed, "dequantize", index)
-            x = prepare(raw, dataset.quantizer, dequantize=True, flip=False, generator=noise).x.to(device)
-            result = log_prob_fn(x, make_generator(seed, "probes", index, device=device))
+            x = _dequantized(raw, dataset.quantizer, seed, first=index * batch_size).to(device)
+            y = None if raw.y is None else raw.y.to(device)
+            result = log_prob_fn(x, y, make_generator(seed, "probes", index, device=device))
             values.append(bits_per_dim(result.log_prob, math.prod(dataset.shape), bin_width).cpu().double())
             nfe = max(nfe, result.nfe)
             bar.update(len(x))
     bits = torch.cat(values)
     error = float(bits.std() / math.sqrt(n)) if n > 1 else float("nan")
     return LikelihoodReport(float(bits.mean()), error, n, nfe, time.monotonic() - started, bits.tolist())
+
+
+def _dequantized(raw: Batch, quantizer: Quantizer | None, seed: int, first: int) -> Tensor:
+    """Model inputs of a batch that begins with image ``first``; each image has its own stream of noise."""
+    images = (
+        prepare(
+            Batch(x.unsqueeze(0)),
+            quantizer,
+            dequantize=True,
+            flip=False,
+            generator=make_generator(seed, "dequantize", first + i),
+        )
+        for i, x in enumerate(raw.x)
+    )
+    return torch.cat([image.x for image in images])

@@ -21,8 +21,11 @@ def sinusoidal_embedding(c_noise: Tensor, dim: int, max_period: float = 10_000.0
 
 
 def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm (arXiv 1803.08494) with the largest number of groups up to ``max_groups`` that divides the channels."""
-    groups = max(g for g in range(1, min(max_groups, channels) + 1) if channels % g == 0)
+    """GroupNorm (arXiv 1803.08494) with as many groups as divide the channels, up to ``max_groups``, of 4 or more each.
+
+    A group of a single channel would subtract whatever the condition embedding has added to it.
+    """
+    groups = max(g for g in range(1, min(max_groups, max(channels // 4, 1)) + 1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 

@@ -54,8 +54,10 @@ class Score:
         return torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
-        """E[x0 | x_t = x] = (x + sigma^2 s) / alpha (Tweedie's formula)."""
+        """E[x0 | x_t = x] = (x + sigma^2 s) / alpha (Tweedie's formula); without noise that is x, and no evaluation."""
         alpha, sigma = self.sde.marginal(t)
+        if sigma == 0:  # where the score of a network, -eps / sigma, is not finite
+            return x
         return (x + match_dims(sigma.square(), x) * self(x, t)) / match_dims(alpha, x)
 
 
@@ -123,7 +125,8 @@ class Sampler(ABC):
             callback: called after every step.
 
         Raises:
-            ValueError: ``x_init`` has another shape, or a setting of the sampler is out of range.
+            ValueError: ``x_init`` has another shape or is not floating point, or a setting of the sampler is out of
+                range.
         """
         times = self.time_grid(sde)
         if x_init is None:
@@ -133,6 +136,8 @@ class Sampler(ABC):
             raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but samples of {tuple(shape)} were asked for")
         else:
             x = x_init.to(device=device, dtype=dtype)
+        if not x.is_floating_point():
+            raise ValueError(f"the state would have dtype {x.dtype}; give x_init and dtype in floating point")
         score = Score(sde, score_fn, generator)
         state = self.init(score, x, times)
         for i, (t, s) in enumerate(pairwise(times)):

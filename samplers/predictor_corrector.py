@@ -53,9 +53,11 @@ class PredictorCorrector(Sampler):
         return self.predictor.init(score, x, times)
 
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Predict, then correct."""
+        """Predict, then correct (unless s is without noise)."""
         x, state = self.predictor.step(score, x, t, s, state)
         ratio2 = score.sde.transition(s, t)[0].square()
+        if score.sde.sigma(s) == 0:  # p_s is the data, and has no score to follow
+            return x, state
         for _ in range(self.corrector_steps):
             x = correct(score, x, s, ratio2, self.rule, self.snr)
         return x, state

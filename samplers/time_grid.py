@@ -61,7 +61,10 @@ def time_grid(
         times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), *ends)
         times[0], times[-1] = ends  # not their image under a map and its inverse
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > sde.T or times[-1] < 0:
+        first = ", ".join(f"{v:g}" for v in times.flatten()[:6].tolist())
+        source = f" from grid {grid!r} with t_end {t_end!r}" if isinstance(grid, str) else ""
         raise ValueError(
-            f"a time grid needs at least two times that decrease within [0, {sde.T:g}]; got {times.tolist()}"
+            f"a time grid needs at least two times that decrease within [0, {sde.T:g}]; got "
+            f"{times.numel()} of shape {tuple(times.shape)}{source}: {first}{', ...' if times.numel() > 6 else ''}"
         )
     return times

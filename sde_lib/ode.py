@@ -60,7 +60,8 @@ def integrate(
         t0: start time.
         t1: end time.
         method: a key of ``METHODS``.
-        rtol: relative tolerance (adaptive methods); for a tuple state also one for each part.
+        rtol: relative tolerance (adaptive methods); for a tuple state also one for each part (scipy's methods take the
+            tightest for all).
         atol: absolute tolerance (adaptive methods), likewise.
         steps: number of equal steps (fixed methods).
         breakpoints: times at which the drift has a kink; adaptive methods step onto those that lie between t0 and t1.
@@ -84,6 +85,7 @@ def integrate(
         options = {"step_t": times.new_tensor([*inner, t1]), "norm": _worst_sample_rms}
     elif kind == "scipy":
         options = {"solver": SCIPY[method]}
+        rtol, atol = (min(tol) if isinstance(tol, tuple) else tol for tol in (rtol, atol))
     elif method.endswith("_adams"):
         options = {"max_order": ADAMS_MAX_ORDER}
     try:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,18 @@ from torch import Tensor
 from data import Dataset, dataset_options, get_dataset
 from models import EMA, MODELS, ScoreModel
 from samplers import Sampler, get_sampler, sampler_options
-from sde_lib import SDE, SDES, ddpm_loss, ddpm_schedule, dsm_loss, lookup
+from sde_lib import (
+    SDE,
+    SDES,
+    TIME_LAWS,
+    WEIGHTINGS,
+    LikelihoodResult,
+    ddpm_loss,
+    ddpm_schedule,
+    dsm_loss,
+    log_likelihood,
+    lookup,
+)
 from training.loop import LossFn, TrainOptions
 from training.state import TrainState
 
@@ -123,6 +135,8 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
     if settings.loss == "ddpm":
         loss = partial(ddpm_loss, ddpm_schedule(sde, settings.ddpm_steps))
     elif settings.loss == "continuous":
+        lookup(WEIGHTINGS, settings.weighting, "training.weighting")
+        lookup(TIME_LAWS, settings.time_law, "training.time_law")
         loss = partial(
             dsm_loss,
             sde,
@@ -143,6 +157,8 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
 def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
     """How to train; epochs become steps."""
     settings = config.training
+    if config.data.random_flip and len(dataset.shape) != 3:
+        raise ValueError(f"data.random_flip is set, but {dataset.name!r} has no images to flip")
     if (settings.steps > 0) == (settings.epochs > 0):
         raise ValueError(
             f"training.steps is {settings.steps} and training.epochs {settings.epochs}: set one of them, the other to 0"
@@ -167,11 +183,21 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
     )
 
 
-def build_sampler(config: ConfigDict, **changes: Any) -> Sampler:
+def build_sampler(config: ConfigDict, sde: SDE, **changes: Any) -> Sampler:
     """The sampler; it gets those settings of ``config.sampling`` that it has, and ``changes`` on top."""
     settings = {**config.sampling.to_dict(), **changes}
     name = settings["sampler"]
-    return get_sampler(name, **{key: settings[key] for key in sampler_options(name) if key in settings})
+    sampler = get_sampler(name, **{key: settings[key] for key in sampler_options(name) if key in settings})
+    sampler.time_grid(sde)  # a grid that cannot be made fails here, not after the training
+    return sampler
+
+
+def build_log_prob(config: ConfigDict, sde: SDE) -> Callable[..., LikelihoodResult]:
+    """(score_fn, x, generator=...) -> log-likelihood, as the section ``likelihood`` asks for."""
+    keys = ("divergence", "probes", "noise", "method", "steps", "rtol", "atol", "max_nfe")
+    log_prob = partial(log_likelihood, sde, **{key: config.likelihood[key] for key in keys})
+    log_prob(lambda x, t: 0 * x, torch.zeros(1, 1))  # a setting that is wrong fails here, not after the training
+    return log_prob
 
 
 def resolve_device(name: str) -> torch.device:
@@ -185,6 +211,7 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        torch.Generator(device)  # the device "meta", which has no values, has no generator either
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used ({reason}); choose auto, cpu or cuda") from error

@@ -110,19 +110,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         CheckpointError: it is missing or damaged; the message names the file, and the remedy.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"no checkpoint at {path}; give a folder checkpoints/step_XXXXXXXX")
     if not (path / MANIFEST).is_file():
-        raise CheckpointError(f"no checkpoint at {path}: it has no {MANIFEST}; give a folder checkpoints/step_XXXXXXXX")
+        raise _damaged(path, MANIFEST, "is missing")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except ValueError as error:
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, MANIFEST, "is not readable") from error
-    for name, expected in manifest.items():
-        if not (path / name).is_file():
+    for name in sorted({STATE, *expected}):
+        if name not in expected or not (path / name).is_file():
             raise _damaged(path, name, "is missing")
         actual = _fingerprint(path / name)
-        if actual != expected:
-            raise _damaged(path, name, f"has {actual['bytes']} bytes of {expected['bytes']}, or other content")
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        if (actual["bytes"], actual["sha256"]) != expected[name]:
+            raise _damaged(path, name, f"has {actual['bytes']} bytes of {expected[name][0]}, or other content")
+    tensors = {Path(name).stem: load_file(path / name) for name in expected if name.endswith(".safetensors")}
     return tensors, json.loads((path / STATE).read_text())
 
 

@@ -128,13 +128,15 @@ def train(
         workers=options.workers,
     )
     bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
-    reason = "finished"
+    reason, whole = "finished", True  # whole: not in the middle of a step
     with Interruption() as interruption, bar:
         try:
             while state.step < options.steps:
                 batch = next(batches)
+                whole = False
                 window.add(state.step + 1, *_step(state, loss_fn, batch.x.to(device), _move(batch.y, device), options))
                 state.step += 1
+                whole = True
                 bar.update()
                 last = state.step == options.steps
                 if state.step % options.log_every == 0 or last:
@@ -152,8 +154,8 @@ def train(
                 if reason != "finished":
                     break
         except BaseException as error:
-            if not isinstance(error, DivergenceError) and state.step > saved and window.finite():
-                state.save(checkpoints)  # bad data, a full terminal: the steps done are not lost
+            if whole and state.step > saved and not isinstance(error, DivergenceError) and window.finite():
+                state.save(checkpoints)  # bad data, say: the steps done are not lost
             raise
         finally:
             batches.close()

@@ -34,15 +34,16 @@ def estimate_memory(model: ScoreModel, shape: tuple[int, ...], batch_size: int) 
     ghost = copy.deepcopy(model).to("meta").train()
     ghost.precision = "float32"
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    own = {id(p) for p in ghost.parameters()}
-    kept: dict[int, Tensor] = {}
+    own = {id(p.untyped_storage()) for p in ghost.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # storages, because views of one tensor take its memory once
 
     def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in own:
-            kept[id(tensor)] = tensor
+        storage = tensor.untyped_storage()
+        if id(storage) not in own:
+            kept[id(storage)] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         x = torch.empty(batch_size, *shape, device="meta")
         ghost.eps(x, torch.empty(batch_size, device="meta"))
-    return MemoryEstimate(5 * weights, sum(tensor.numel() * tensor.element_size() for tensor in kept.values()))
+    return MemoryEstimate(5 * weights, sum(storage.nbytes() for storage in kept.values()))

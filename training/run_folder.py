@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str, keep: int = 2) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self.samples = self.path / "samples"
         self.likelihood = self.path / "likelihood"
@@ -41,41 +41,64 @@ class RunFolder:
         if not self.config_path.exists():
             return None
         try:
-            return json.loads(self.config_path.read_text())
+            stored = json.loads(self.config_path.read_text())
         except ValueError as error:
             raise ValueError(
                 f"{self.config_path} is not valid JSON ({error}); restore it, or use another --workdir"
             ) from error
+        if not isinstance(stored, dict):
+            raise ValueError(f"{self.config_path} holds no settings; restore it, or use another --workdir")
+        return stored
 
-    def store_config(self, config: Mapping[str, Any]) -> list[str]:
-        """Store the configuration; on a run that exists, first check that it is of the same data, process and network.
+    def changes(self, config: Mapping[str, Any], fixed: Sequence[str] = FIXED) -> list[str]:
+        """What differs from the stored configuration, as "key: old -> new"; nothing where there is no run yet.
 
-        Returns:
-            The settings that changed, as "key: old -> new".
+        Args:
+            config: the resolved configuration.
+            fixed: sections that must be those of the run's weights.
 
         Raises:
-            ValueError: a setting differs that the weights depend on.
+            ValueError: a setting of a fixed section differs.
         """
         stored = self.stored_config()
-        before = dict(_flat(stored)) if stored is not None else None
-        after = dict(_flat(json.loads(json.dumps(config))))
-        changed = []
-        if before is not None:
-            changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-            fatal = [key for key in changed if key.split(".")[0] in FIXED and key not in FREE]
-            if fatal and self.checkpoints.latest() is not None:
-                listing = ", ".join(
-                    f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in fatal[:4]
-                )
-                raise ValueError(
-                    f"{self.path} holds a run with other settings: {listing}. Use another --workdir for a new run, or "
-                    "leave these settings as they are to continue this one"
-                )
+        if stored is None:
+            return []
+        before, after = dict(_flat(stored)), dict(_flat(json.loads(json.dumps(config))))
+        changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+        fatal = [key for key in changed if key in before and key.split(".")[0] in fixed and key not in FREE]
+        if fatal and self.checkpoints.latest() is not None:
+            listing = ", ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in fatal[:4])
+            raise ValueError(
+                f"{self.path} holds a run with other settings: {listing}. Use another --workdir for a new run, or "
+                "leave these settings as they are to use this one"
+            )
+        return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed]
+
+    def store_config(self, config: Mapping[str, Any]) -> None:
+        """Make the folder, and put the configuration in it."""
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; give a folder as --workdir")
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.config_path.with_suffix(".writing")
         temporary.write_text(json.dumps(config, indent=2))
         os.replace(temporary, self.config_path)
-        return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in changed] if before is not None else []
+
+    def starting_point(self, path: Path | str | None = None) -> Path | None:
+        """The checkpoint from which training goes on: the one asked for, or the newest; None for a new run.
+
+        Raises:
+            CheckpointError: the run has a newer one, of a past that would mix with the new one.
+        """
+        newest = self.checkpoints.latest()
+        if path is None:
+            return newest
+        found = self.checkpoint(path)
+        if newest is not None and step_of(newest) > step_of(found):
+            raise CheckpointError(
+                f"{newest} is newer than {found}; to go on from the older one, use another --workdir, or first delete "
+                "the newer ones"
+            )
+        return found
 
     def checkpoint(self, path: Path | str | None = None) -> Path:
         """The checkpoint to use: the one asked for, or the newest.
@@ -83,7 +106,7 @@ class RunFolder:
         Raises:
             CheckpointError: there is none.
         """
-        found = Path(path) if path else self.checkpoints.latest()
+        found = Path(os.path.expanduser(path)) if path else self.checkpoints.latest()
         if found is None:
             raise CheckpointError(
                 f"no checkpoint in {self.checkpoints.folder}; train first (--mode=train with the same --workdir), "

@@ -19,7 +19,6 @@ AT_LEAST: dict[str, float] = {
     "training.epochs": 0,
     "training.batch_size": 1,
     "training.accumulation": 1,
-    "training.learning_rate": 0,
     "training.weight_decay": 0,
     "training.warmup_steps": 0,
     "training.grad_clip": 0,
@@ -98,6 +97,8 @@ def _check_value(name: str, value: Any, expected: Any) -> None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"config.{name} is {value!r}; it must fit in 64 bits")
     if not math.isfinite(value):
         raise ValueError(f"config.{name} is {value!r}; it must be finite")
     low = AT_LEAST.get(name, -math.inf)

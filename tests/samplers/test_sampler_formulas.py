@@ -75,9 +75,9 @@ def test_a_reverse_diffusion_step_is_songs_for_vp(i):
 @pytest.mark.parametrize("name", ["ancestral", "reverse_diffusion"])
 @pytest.mark.parametrize("i", INDICES)
 def test_a_step_is_songs_for_ve(i, name):
-    """Song's noise levels sigma_i = sigma_min (sigma_max / sigma_min)^(i / N), steps of variance sigma_i^2 - sigma_{i-1}^2.
+    """With sigma_i = sigma_min (sigma_max / sigma_min)^(i / N), a step adds the variance sigma_i^2 - sigma_{i-1}^2.
 
-    arXiv 2011.13456: algorithm 2 for reverse diffusion, and appendix F, equation 47, for ancestral sampling.
+    arXiv 2011.13456: algorithm 2 for reverse diffusion, appendix F for ancestral sampling.
     """
     sigmas = 0.01 * (50 / 0.01) ** (np.arange(STEPS + 1) / STEPS)
     added = sigmas[i] ** 2 - sigmas[i - 1] ** 2
@@ -114,7 +114,7 @@ def test_an_euler_step_of_the_flow_is_the_probability_flow_drift(process):
 
 
 def test_the_langevin_step_is_songs():
-    """arXiv 2011.13456, algorithm 5: e = 2 alpha (r |z| / |g|)^2, norms averaged over the batch; alpha = 1 in algorithm 4."""
+    """arXiv 2011.13456, algorithms 4 (alpha = 1) and 5: e = 2 alpha (r |z| / |g|)^2, norms averaged over the batch."""
     sde, t = VPSDE(), torch.tensor(0.4, dtype=torch.float64)
     x, snr = draw(0), 0.16
     g, z = -torch.sin(x) / sde.sigma(t), noise()
@@ -142,17 +142,18 @@ def test_the_annealed_langevin_step_follows_sigma(process):
 def test_the_annealed_rule_does_not_know_the_batch_and_the_langevin_rule_does():
     sde, t, ratio2 = VPSDE(), torch.tensor(0.4, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     x, others = draw(0)[:1], 30 * draw(1)
+
+    class SameNoise(Score):
+        """Every sample of the batch gets the same noise."""
+
+        def noise_like(self, x):
+            return noise()[:1].expand(x.shape)
+
     alone, together = {}, {}
     for name, rule in CORRECTORS.items():
-        # The first sample gets the first of the generator's numbers in both cases.
-        alone[name] = correct(Score(sde, lambda x, t: -x, oracles.generator(7)), x, t, ratio2, rule, 0.1)
-
-        class SameNoise(Score):
-            def noise_like(self, x):
-                return noise()[:1].expand(x.shape)
-
-        alone[name] = correct(SameNoise(sde, lambda x, t: -x), x, t, ratio2, rule, 0.1)
-        together[name] = correct(SameNoise(sde, lambda x, t: -x), torch.cat([x, others]), t, ratio2, rule, 0.1)[:1]
+        score = SameNoise(sde, lambda x, t: -x)
+        alone[name] = correct(score, x, t, ratio2, rule, 0.1)
+        together[name] = correct(score, torch.cat([x, others]), t, ratio2, rule, 0.1)[:1]
     assert torch.equal(alone["annealed_langevin"], together["annealed_langevin"])
     assert not torch.allclose(alone["langevin"], together["langevin"])
 
@@ -192,7 +193,7 @@ def test_the_final_denoising_is_tweedies_formula(process):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"predictor": "euler"}, r"unknown predictor 'euler'; choose from .*; did you mean 'euler_maruyama'"),
+        ({"predictor": "euler_maru"}, r"unknown predictor 'euler_maru'; choose from .*; did you mean 'euler_maruyama'"),
         ({"corrector": "langevinn"}, r"unknown corrector 'langevinn'; choose from .*; did you mean 'langevin'"),
         ({"corrector_steps": -1}, r"corrector_steps is -1 and snr 0.16; they must be at least 0 and above 0"),
         ({"snr": 0.0}, r"corrector_steps is 1 and snr 0.0; they must be at least 0 and above 0"),

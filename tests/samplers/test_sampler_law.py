@@ -2,10 +2,10 @@
 
 The arithmetic. With exact scores two errors remain: the statistical one, and the discretisation bias of order 1/steps.
 For first-order samplers on an equal grid in log-SNR the bias of the variance is at most span / (2 steps), with span
-the log-SNR between the ends (17 at most here): 1.7% at 500 steps in the plane, 0.85% at 1000 on images. The most sensitive
-statistic, the energy, has a standard error of 1/sqrt(1200) = 2.9% in the plane and sqrt(2 / (192 * 100)) = 1.0% on
-images, so the bias is below 0.85 of it. The bound of 4.5 standard errors leaves 3.65 for chance: 1.3e-4 for the energy,
-3e-6 for statistics without bias; about 1% for any of the 96 energies of this file.
+the log-SNR between the ends (17 at most here): 2.1% at 400 steps in the plane, 1.1% at 800 on images. The most
+sensitive statistic, the energy, has a standard error of 1/sqrt(1000) = 3.2% in the plane and
+sqrt(2 / (192 * 64)) = 1.3% on images, so the bias is below 0.85 of it. The bound of 4.5 standard errors leaves 3.65
+for chance: 1.3e-4 for the energy, 3e-6 for statistics without bias; about 1% for any of the 96 energies of this file.
 """
 
 import math
@@ -19,8 +19,8 @@ from samplers import CORRECTORS, PREDICTORS, SAMPLERS, get_sampler
 from sde_lib import SDES, GaussianMixture
 
 T_END = 0.1
-PLANE_RUN = {"n": 1200, "steps": 500}
-IMAGE_RUN = {"n": 100, "steps": 1000}
+PLANE_RUN = {"n": 1000, "steps": 400}
+IMAGE_RUN = {"n": 64, "steps": 800}
 SIGMAS = 4.5
 OWN_OPTIONS = {
     "pc": {"snr": 0.05}
@@ -86,7 +86,7 @@ def test_samples_of_a_mixture_of_images_have_its_law(process, sampler):
 @pytest.mark.parametrize("corrector", CORRECTORS)
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_every_pair_of_predictor_and_corrector_has_the_law(predictor, corrector):
-    options = {"predictor": predictor, "corrector": corrector, "corrector_steps": 2, "n": 1200, "steps": 300}
+    options = {"predictor": predictor, "corrector": corrector, "corrector_steps": 2, "n": 1000, "steps": 250}
     x = draw("pc", "subvp", PLANE, PLANE.score_fn(PROCESSES["subvp"]), **options)
     oracles.assert_law(x, PLANE.marginal(PROCESSES["subvp"], T_END), SIGMAS)
 

@@ -1,0 +1,507 @@
+"""From every recipe to objects: what is built is what the configuration says."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from configs import default
+from data import DATASETS, Quantizer, TensorDataset, dataset_options
+from data.toy import DISTRIBUTIONS
+from models import MODELS
+from samplers import SAMPLERS, sampler_options
+from sde_lib import SDES, IntegrationError, log_likelihood
+from training import TrainOptions, builders, estimate_memory, settings
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [
+    *[("digits", process) for process in SDES],
+    *[("toy2d", distribution) for distribution in DISTRIBUTIONS],
+    *[("celeba64", process) for process in SDES],
+    *[("cifar10", process) for process in SDES],
+    ("folder", "images"),
+]
+
+
+def recipe(name, *argument):
+    return importlib.import_module(f"configs.{name}").get_config(*argument)
+
+
+def tiny(**changes):
+    """The toy recipe with changes, such as training_steps=3 for training.steps."""
+    config = recipe("toy2d")
+    for name, value in {"model_width": 8, "model_blocks": 1, "data_size": 50, **changes}.items():
+        section, key = name.split("_", 1)
+        config[section][key] = value
+    return config
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Pictures on the disk, in the layouts of celeba and of folder."""
+    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    for file in ("img_align_celeba/000001.jpg", "img_align_celeba/182638.jpg", "images/a.png", "images/b.png"):
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+def dataset_of(config, stored):
+    """The training split; for CIFAR-10, whose files are checked by their sums, one of its shape."""
+    if config.data.name == "cifar10":
+        x = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+        return TensorDataset("cifar10", x, torch.arange(4), quantizer=Quantizer(), num_classes=10)
+    if config.data.name in ("celeba", "folder"):
+        config.data.root = str(stored / "images" if config.data.name == "folder" else stored)
+    return builders.build_dataset(config, "train")
+
+
+# Recipes
+
+
+def test_every_recipe_is_tested():
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert {name for name, _ in RECIPES} == files - {"__init__", "default", "stored"}
+
+
+@pytest.mark.parametrize(("name", "argument"), RECIPES)
+def test_a_recipe_builds(name, argument, stored):
+    config = recipe(name, argument)
+    settings.check(config.to_dict(), default.get_config().to_dict())
+    dataset = dataset_of(config, stored)
+    sde = builders.build_sde(config)
+    with torch.device("meta"):  # shapes without numbers: the large networks take no time
+        model = builders.build_model(config, sde, dataset, torch.device("cpu"))
+    assert estimate_memory(model, dataset.shape, 2).activations > 0  # a forward pass fits the data
+    assert type(sde) is SDES[config.sde.name]
+    assert type(model.net) is MODELS[config.model.name]
+    assert (model.prediction, model.conditioning) == (config.model.prediction, config.model.conditioning)
+    assert type(builders.build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
+    assert builders.build_options(config, dataset).steps > 0
+    builders.build_log_prob(config, sde)
+    x0 = torch.rand(2, *dataset.shape)
+    loss_fn = builders.build_loss(config, sde)
+    loss = loss_fn(Exact(torch.zeros_like), x0, None, torch.Generator().manual_seed(0))
+    assert loss.shape == (2,)
+    assert loss.isfinite().all()
+
+
+class Exact:
+    """A model whose prediction is a function of x."""
+
+    def __init__(self, eps):
+        self._eps, self.labels = eps, []
+
+    def eps(self, x, t, y=None):
+        self.labels.append(y)
+        return self._eps(x)
+
+
+def test_a_recipe_and_its_argument():
+    assert [recipe(name).sde.name for name in ("digits", "celeba64", "cifar10")] == ["vp"] * 3
+    for name in ("digits", "celeba64", "cifar10"):
+        assert [recipe(name, process).sde.name for process in SDES] == list(SDES)
+    assert recipe("toy2d").data.distribution == "checkerboard"
+    assert recipe("toy2d", "moons").data.distribution == "moons"
+    assert recipe("folder", "my/pictures").data.root == "my/pictures"
+
+
+def test_celeba64_has_the_values_of_the_seed(stored):
+    config = recipe("celeba64")
+    dataset = dataset_of(config, stored)
+    options = builders.build_options(config, dataset)
+    assert dataset.shape == (3, 64, 64)
+    assert (dataset.quantizer.low, dataset.quantizer.high) == (-1.0, 1.0)
+    assert (options.batch_size, options.learning_rate) == (8, 1e-4)
+    assert config.training.epochs == 50
+    assert options.steps == 7  # 50 epochs of the one image that is there, in batches of 8
+    sde = builders.build_sde(config)
+    assert repr(sde) == "VPSDE(beta_min=0.1, beta_max=20)"
+    told = []
+    model = Exact(torch.zeros_like)
+    model.eps = lambda x, t, y=None: told.extend(t.tolist()) or x
+    loss_fn = builders.build_loss(config, sde)
+    loss_fn(model, torch.zeros(4000, 1), None, torch.Generator().manual_seed(0))
+    assert len(set(told)) == 500  # the T steps of its chain
+    assert config.sampling.steps == 500
+
+
+def test_cifar10_is_the_network_of_ddpm():
+    config = recipe("cifar10")
+    dataset = dataset_of(config, None)
+    with torch.device("meta"):
+        model = builders.build_model(config, builders.build_sde(config), dataset, torch.device("cpu"))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 35.7  # arXiv 2006.11239, appendix B
+
+
+# The keys of the default
+
+
+def keys_with_comments():
+    """Key -> whether its line in configs/default.py has a comment."""
+    lines = (ROOT / "configs" / "default.py").read_text().splitlines()
+    found = (re.match(r"    (\w+\.\w+) = (?!.*ConfigDict\(\))(.*)", line) for line in lines)
+    return {match[1].removeprefix("config."): "  # " in match[2] for match in found if match}
+
+
+def all_keys():
+    config = default.get_config()
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            yield from (f"{name}.{key}" for key in value)
+        else:
+            yield name
+
+
+def test_every_key_is_explained():
+    assert sorted(keys_with_comments()) == sorted(all_keys())
+    assert [key for key, commented in keys_with_comments().items() if not commented] == []
+
+
+def keys_read(path):
+    """SECTION.KEY for each ``config.SECTION.KEY`` that a file reads, also by an alias; ["KEY", ...] are its strings."""
+    tree = ast.parse(path.read_text())
+    read, strings = set(), set()
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        alias = {}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign):
+                names, values = node.targets[0], node.value
+                paired = isinstance(names, ast.Tuple) and isinstance(values, ast.Tuple)
+                for name, value in zip(names.elts, values.elts, strict=True) if paired else [(names, values)]:
+                    if isinstance(name, ast.Name) and ast.unparse(value).startswith("config."):
+                        alias[name.id] = ast.unparse(value)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.add(node.value)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute):
+                owner = ast.unparse(node.value)
+                read.add(f"{alias.get(owner, owner)}.{node.attr}".removeprefix("config."))
+    return read, strings
+
+
+def test_every_key_is_used():
+    read, strings = set(), set()
+    for file in ("run_lib.py", "training/builders.py"):
+        more, words = keys_read(ROOT / file)
+        read, strings = read | more, strings | words
+    read |= {f"data.{option}" for name in DATASETS for option in dataset_options(name)}
+    read |= {f"sampling.{option}" for name in SAMPLERS for option in sampler_options(name)}
+    read |= {f"sde.{option}" for process in SDES.values() for option in process.__init__.__annotations__}
+    read |= {f"likelihood.{word}" for word in strings}
+    assert sorted(set(all_keys()) - read) == []
+
+
+# Processes
+
+
+def test_a_process_takes_the_settings_that_are_given_and_its_own_defaults():
+    config = tiny()
+    assert repr(builders.build_sde(config)) == repr(SDES["vp"]())
+    config.sde.beta_max = 7.0
+    assert repr(builders.build_sde(config)) == repr(SDES["vp"](beta_max=7.0))
+    config = tiny(sde_name="ve", sde_sigma_min=0.5, sde_sigma_max=3.0)
+    assert repr(builders.build_sde(config)) == repr(SDES["ve"](0.5, 3.0))
+
+
+def test_settings_of_another_process_are_refused():
+    with pytest.raises(ValueError, match=r"sde\.sigma_min is set, but the process 'vp' .* takes beta_min, beta_max"):
+        builders.build_sde(tiny(sde_sigma_min=0.1))
+    with pytest.raises(ValueError, match=r"unknown process \(sde\.name\) 'vpp'.*did you mean 'vp'"):
+        builders.build_sde(tiny(sde_name="vpp"))
+
+
+# Models
+
+
+def test_the_weights_depend_on_the_seed_alone():
+    def weights(seed):
+        config = tiny()
+        config.seed = seed
+        torch.rand(1)
+        return torch.cat([p.flatten() for p in builders.build_experiment(config).model.parameters()])
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+def test_a_network_gets_its_settings():
+    config = recipe("digits")
+    config.model.update(channels=8, channel_mult=(1, 2), res_blocks=3, attention_resolutions=(8,), heads=2, dropout=0.3)
+    config.model.update(conditional=True, sigma_data=0.7, precision="bfloat16")
+    dataset = builders.build_dataset(config, "train")
+    model = builders.build_model(config, builders.build_sde(config), dataset, torch.device("cpu"))
+    expected = MODELS["unet"](
+        1,
+        8,
+        channels=8,
+        channel_mult=(1, 2),
+        res_blocks=3,
+        attention_resolutions=(8,),
+        heads=2,
+        dropout=0.3,
+        num_classes=10,
+    )
+    assert str(model.net) == str(expected)
+    assert {m.heads for m in model.modules() if hasattr(m, "heads")} == {2}
+    assert (model.sigma_data, model.precision) == (0.7, "bfloat16")
+    config = tiny(model_width=12, model_blocks=4, model_dropout=0.2)
+    model = builders.build_experiment(config).model
+    assert str(model.net) == str(MODELS["mlp"](2, width=12, blocks=4, dropout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name": "unet"}, r"model\.name is 'unet', but one sample .* \(2,\); use model\.name=mlp"),
+        ({"model_name": "resnet"}, r"unknown network \(model\.name\) 'resnet'; choose from"),
+        ({"model_conditional": True}, r"model\.conditional is set, but the data set 'toy/checkerboard' has no labels"),
+        ({"model_precision": "float16"}, "unknown precision 'float16'; choose from 'bfloat16', 'float32'"),
+        ({"model_prediction": "noise"}, "unknown prediction 'noise'; choose from"),
+    ],
+)
+def test_a_network_that_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=message):
+        builders.build_experiment(tiny(**changes))
+
+
+def test_vectors_for_images():
+    config = recipe("digits")
+    config.model.name = "mlp"
+    with pytest.raises(ValueError, match=r"model\.name is 'mlp', but .* \(1, 8, 8\); use model\.name=unet"):
+        builders.build_experiment(config)
+
+
+def test_the_optimizer_and_the_average_get_their_settings():
+    changes = {"beta1": 0.8, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.25, "ema_decay": 0.5, "learning_rate": 0.01}
+    config = tiny(**{f"training_{key}": value for key, value in changes.items()})
+    state = builders.build_state(config, builders.build_experiment(config).model)
+    (group,) = state.optimizer.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"], group["lr"]) == ((0.8, 0.95), 1e-6, 0.25, 0.01)
+    assert state.ema.decay == 0.5
+    assert state.step == 0
+    before = [p.detach().clone() for p in state.model.parameters()]
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizer.step()  # with no gradient only the decay acts, decoupled: w <- (1 - lr decay) w
+    for parameter, old in zip(state.model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, (1 - 0.01 * 0.25) * old)
+
+
+# Losses
+
+
+def test_labels_reach_a_conditional_model_only():
+    labels = torch.tensor([3, 1])
+    for conditional, loss in ((True, "continuous"), (False, "continuous"), (True, "ddpm"), (False, "ddpm")):
+        config = tiny(model_conditional=conditional, training_loss=loss)
+        model = Exact(torch.zeros_like)
+        loss_fn = builders.build_loss(config, builders.build_sde(config))
+        loss_fn(model, torch.zeros(2, 5), labels, torch.Generator())
+        (given,) = model.labels
+        assert given is labels if conditional else given is None
+
+
+def test_a_loss_gets_its_settings():
+    sde = builders.build_sde(tiny())
+
+    def draw(**changes):
+        """The losses of a model that predicts 0, and the times that it was told."""
+        config = tiny(**{f"training_{key}": value for key, value in changes.items()})
+        told, model = [], Exact(torch.zeros_like)
+        model.eps = lambda x, t, y=None: told.append(t) or torch.zeros_like(x)
+        loss = builders.build_loss(config, sde)(model, torch.zeros(64, 8), None, torch.Generator().manual_seed(0))
+        return loss, told[0]
+
+    loss, t = draw(weighting="uniform", time_law="uniform")
+    weighted, same_t = draw(weighting="likelihood", time_law="uniform")
+    assert torch.equal(t, same_t)
+    torch.testing.assert_close(weighted, loss * (sde.diffusion(t) / sde.sigma(t)).square())
+    gaps = t.sort().values.diff()
+    torch.testing.assert_close(gaps, torch.full_like(gaps, (sde.T - sde.t_min) / 64), rtol=1e-3, atol=0)
+    _, scattered = draw(time_law="uniform", low_discrepancy=False)
+    assert scattered.sort().values.diff().max() > 2 / 64
+    lam = sde.log_snr(draw(time_law="log_snr")[1].double()).sort().values.diff()
+    torch.testing.assert_close(lam, lam.mean().expand_as(lam), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training_loss": "mse"}, r"unknown training\.loss 'mse'; choose from 'continuous', 'ddpm'"),
+        ({"training_weighting": "snr"}, r"unknown training\.weighting 'snr'; choose from 'likelihood', 'uniform'"),
+        ({"training_time_law": "cosine"}, r"unknown training\.time_law 'cosine'; choose from"),
+    ],
+)
+def test_a_loss_that_does_not_exist(changes, message):
+    config = tiny(**changes)
+    with pytest.raises(ValueError, match=message):
+        builders.build_loss(config, builders.build_sde(config))
+
+
+def test_a_chain_is_not_for_every_process():
+    config = tiny(training_loss="ddpm", sde_name="ve")
+    with pytest.raises(TypeError, match="a DDPM chain needs a variance-preserving process"):
+        builders.build_loss(config, builders.build_sde(config))
+
+
+# Options
+
+
+def test_options_are_those_of_the_configuration():
+    values = {
+        "steps": 11,
+        "batch_size": 6,
+        "accumulation": 3,
+        "learning_rate": 0.5,
+        "warmup_steps": 4,
+        "decay": "cosine",
+        "grad_clip": 2.5,
+        "log_every": 7,
+        "checkpoint_every": 8,
+        "sample_every": 9,
+        "time_limit": 1.5,
+    }
+    config = recipe("digits")
+    config.training.update(values)
+    config.seed = 12
+    config.data.update(dequantize=False, random_flip=True, workers=2)
+    options = builders.build_options(config, builders.build_dataset(config, "train"))
+    assert options == TrainOptions(**values, seed=12, dequantize=False, flip=True, workers=2)
+
+
+@pytest.mark.parametrize(("epochs", "batch", "steps"), [(1, 50, 1), (1, 49, 2), (3, 50, 3), (3, 40, 4), (2, 1000, 1)])
+def test_epochs_become_steps(epochs, batch, steps):
+    config = tiny(training_steps=0, training_epochs=epochs, training_batch_size=batch)
+    assert builders.build_options(config, builders.build_dataset(config, "train")).steps == steps  # of 50 points
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (3, 2)])
+def test_steps_or_epochs(steps, epochs):
+    config = tiny(training_steps=steps, training_epochs=epochs)
+    with pytest.raises(ValueError, match=rf"training\.steps is {steps} and training\.epochs {epochs}: set one of them"):
+        builders.build_options(config, builders.build_dataset(config, "train"))
+
+
+def test_vectors_are_not_flipped():
+    config = tiny(data_random_flip=True)
+    with pytest.raises(ValueError, match=r"data\.random_flip is set, but 'toy/checkerboard' has no images to flip"):
+        builders.build_options(config, builders.build_dataset(config, "train"))
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_gets_the_settings_that_it_has(name):
+    values = {
+        "steps": 17,
+        "grid": "log_snr",
+        "t_end": 0.02,
+        "denoise": False,
+        "snr": 0.3,
+        "corrector_steps": 2,
+        "rtol": 0.1,
+        "atol": 0.2,
+        "max_nfe": 99,
+        "method": "rk4",
+    }
+    config = tiny(**{f"sampling_{key}": value for key, value in values.items()}, sampling_sampler=name)
+    sde = builders.build_sde(config)
+    sampler = builders.build_sampler(config, sde)
+    assert type(sampler) is SAMPLERS[name]
+    own = {key: value for key, value in values.items() if key in sampler_options(name)}
+    assert {"steps", "grid", "t_end", "denoise"} <= set(own)
+    assert {key: getattr(sampler, key) for key in own} == own
+    assert builders.build_sampler(config, sde, steps=5, sampler="ancestral").steps == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "ancestrel"}, "unknown sampler 'ancestrel'.*did you mean 'ancestral'"),
+        ({"grid": "linear"}, "unknown time grid 'linear'"),
+        ({"variance": "both"}, "unknown variance 'both'"),
+        ({"sampler": "pc", "corrector": "mala"}, "unknown corrector 'mala'"),
+        ({"sampler": "ode", "method": "rk9"}, "unknown ODE method 'rk9'"),
+    ],
+)
+def test_a_sampler_that_does_not_exist(changes, message):
+    config = tiny(**{f"sampling_{key}": value for key, value in changes.items()})
+    with pytest.raises(ValueError, match=message):
+        builders.build_sampler(config, builders.build_sde(config))
+
+
+# Likelihood
+
+
+def gaussian_score(x, t):
+    return -x / (1 + t.unsqueeze(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"divergence": "exact"},
+        {"divergence": "hutchinson", "probes": 3},
+        {"divergence": "hutchinson", "noise": "gaussian"},
+        {"method": "euler", "steps": 7},
+        {"rtol": 1e-2, "atol": 1e-3},
+    ],
+)
+def test_the_likelihood_gets_its_settings(changes):
+    options = {"divergence": "exact", "rtol": 1e-4, "atol": 1e-4, **changes}
+    config = tiny(**{f"likelihood_{key}": value for key, value in options.items()})
+    sde = builders.build_sde(config)
+    x = torch.randn(5, 2)
+    ours = builders.build_log_prob(config, sde)(gaussian_score, x, generator=torch.Generator().manual_seed(1))
+    direct = log_likelihood(sde, gaussian_score, x, **options, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ours.log_prob, direct.log_prob)
+    assert ours.nfe == direct.nfe
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"divergence": "trace"}, ValueError, "unknown divergence 'trace'"),
+        ({"divergence": "hutchinson", "noise": "uniform"}, ValueError, "'uniform'"),
+        ({"method": "rk9"}, ValueError, "unknown ODE method 'rk9'"),
+        ({"max_nfe": 1}, IntegrationError, "raise max_nfe"),
+    ],
+)
+def test_settings_of_the_likelihood_that_cannot_work_fail_when_it_is_built(changes, error, message):
+    config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
+    with pytest.raises(error, match=message):
+        builders.build_log_prob(config, builders.build_sde(config))
+
+
+# Devices
+
+
+def test_devices():
+    assert builders.resolve_device("cpu") == torch.device("cpu")
+    assert builders.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:cpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there(name):
+    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used \(.*\); choose auto, cpu or cuda") as caught:
+        builders.resolve_device(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_precision_is_that_of_the_hardware():
+    for name in ("float32", "bfloat16"):
+        assert builders.resolve_precision(name, torch.device("cpu")) == name
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        pytest.skip("only Linux lists what its processor can do")
+    units = {"amx_tile", "avx512_bf16"} & set(info.read_text().split())
+    assert builders.resolve_precision("auto", torch.device("cpu")) == ("bfloat16" if units else "float32")
+    assert builders.resolve_precision("auto", torch.device("meta")) == "float32"
