@@ -10,8 +10,6 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
-# Idle OpenMP threads spin for long by default, which beside a busy neighbour slows small networks tenfold.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import re
 import shlex
@@ -50,6 +48,8 @@ config_flags.DEFINE_config_file(
 def main(argv: Sequence[str]) -> None:
     """Run one mode; what a user can mend is one line on stderr, and exit status 1."""
     try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes (torchrun) are not supported; start run_lib.py once, without torchrun")
         config = FLAGS.config
         if FLAGS.sampler is not None:
             config.sampling.sampler = FLAGS.sampler

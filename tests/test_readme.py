@@ -19,7 +19,8 @@ def test_the_snippet_runs_and_its_samples_follow_the_mixture():
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, "README.md", "exec"), names)  # our own text
     data, x, bits = names["data"], names["x"], names["bits"]
-    assert isinstance(data, GaussianMixture) and isinstance(names["sde"], VPSDE)
+    assert isinstance(data, GaussianMixture)
+    assert isinstance(names["sde"], VPSDE)
     error = torch.diagonal(data.covariance).sqrt() / len(x) ** 0.5
     assert ((x.double().mean(0) - data.mean).abs() < 5 * error).all()
     # The model's density differs from that of the data by the prior's mismatch and the noise at t_min.

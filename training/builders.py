@@ -42,6 +42,8 @@ class Experiment:
 
 def build_experiment(config: ConfigDict) -> Experiment:
     """Build everything that all modes need, with weights that depend on ``config.seed`` only."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     dataset = build_dataset(config, "train")
     sde = build_sde(config)
     device = resolve_device(config.device)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 AT_LEAST: dict[str, float] = {
+    "threads": 0,
     "data.image_size": 1,
     "data.channels": 1,
     "data.size": 1,

@@ -165,6 +165,26 @@ def test_a_model_sees_the_data_labels_and_a_stream_of_its_own_for_each_step(new_
     assert len(set(noise)) == len(noise)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_a_model_sees_the_images_as_the_options_say(new_run, fresh_state, flip, dequantize):
+    seen = []
+
+    def loss(model, x0, y, generator):
+        seen.append(x0)
+        return sum(p.sum() for p in model.parameters()).expand(len(x0))
+
+    run = new_run(loss=loss, options={"flip": flip, "dequantize": dequantize, "learning_rate": 0.0})
+    run.train(steps=4)
+    x = torch.cat(seen)
+    levels = run.dataset.fetch([i for step in range(4) for i in batch_indices(13, 6, step, seed=0)]).x
+    upright, mirrored = ((run.dataset.quantizer.decode(x) == v).flatten(1).all(1) for v in (levels, levels.flip(-1)))
+    assert (upright ^ mirrored).all()
+    assert (0 < mirrored.sum() < 24) if flip else not mirrored.any()
+    on_the_grid = torch.isin(x, run.dataset.quantizer.encode(torch.arange(17)))
+    assert not on_the_grid.all() if dequantize else on_the_grid.all()
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_optimizer_is_adam(new_run, fresh_state, fused):
     """AdamW without weight decay is Adam: the same trajectory as torch's own on the same gradients."""
@@ -251,14 +271,15 @@ def test_divergence_is_found_before_a_picture_is_drawn_and_at_the_last_step(scal
 
 
 def test_an_error_after_a_divergence_does_not_save_it(scalar_run):
-    explode, calls = explode_at(3, "nan"), itertools.count(1)
+    run = scalar_run(explode_at(3, "nan"))
+    intact, calls = run.dataset.fetch, itertools.count(1)
 
-    def loss(model, x0):
+    def fetch(indices):
         if next(calls) == 5:
             raise OSError("the disk is gone")
-        return explode(model, x0)
+        return intact(indices)
 
-    run = scalar_run(loss)
+    run.dataset.fetch = fetch
     with pytest.raises(OSError, match="the disk is gone"):
         run.train(checkpoint_every=100, log_every=100)
     assert run.checkpoints.latest() is None

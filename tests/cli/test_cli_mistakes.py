@@ -1,0 +1,436 @@
+"""Every mistake is one line on stderr and an exit status; nothing is written, and nothing that was there is lost."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import run_lib
+from data import batch_indices
+
+FLAGS = {
+    "--bogus=3": "Unknown command line flag 'bogus'",
+    "--workdirr=3": "Unknown command line flag 'workdirr'. Did you mean: workdir ?",
+    "--mode=tran": f"flag --mode=tran: value should be one of <{'|'.join(run_lib.MODES)}>",
+    "--mode=": f"flag --mode=: value should be one of <{'|'.join(run_lib.MODES)}>",
+    "--mode": "Missing value for flag --mode",
+    "--dry_run=maybe": "flag --dry_run=maybe: ",
+    "--workdir=": "--workdir= is empty; give a folder, or leave it out",
+    "--checkpoint=": "--checkpoint= is empty; give a folder, or leave it out",
+    "stray": "unexpected argument 'stray'; options are written --name=value",
+    "--flagfile=absent": "Unable to open flagfile: [Errno 2] No such file or directory: 'absent'",
+}
+KEYS = {
+    "--config.training.batchsize=3": "unknown key of config.training: 'batchsize'; choose from 'accumulation', ",
+    "--config.training.batchsize": "did you mean 'batch_size'?",
+    "--config.trainin.batch_size=3": "unknown key of config: 'trainin'; choose from 'data', ",
+    "-config.trainin.batch_size=3": "did you mean 'training'?",
+    "--config.=3": "unknown key of config: ''; choose from",
+    "--config.training.=3": "unknown key of config.training: ''; choose from",
+    "--config.seed.more=3": "--config.seed.more=3: config.seed is a value, not a section",
+    "--noconfig.data.nope": "unknown key of config.data: 'nope'",
+    "--noconfig.seed": "Unknown command line flag 'noconfig.seed'",
+    "--config.training=5": "training is a section; set its keys one by one, as --config.training.KEY=VALUE",
+    '--config.training={"batch_size": 3}': "training is a section; set its keys one by one",
+    "--config.training": "training is a section; set its keys one by one",
+    "-config.training=5": "training is a section; set its keys one by one",
+}
+TYPES = {
+    "--config.training.batch_size=8.5": "flag --config.training.batch_size=8.5: invalid literal for int()",
+    "--config.training.batch_size=": "invalid literal for int() with base 10: ''",
+    "--config.training.steps=1e3": "invalid literal for int() with base 10: '1e3'",
+    "--config.training.steps=True": "invalid literal for int() with base 10: 'True'",
+    "--config.training.learning_rate=abc": "could not convert string to float: 'abc'",
+    "--config.training.learning_rate=None": "could not convert string to float: 'None'",
+    "--config.sde.beta_min=None": "could not convert string to float: 'None'",
+    "--config.model.conditional=maybe": "Non-boolean argument to boolean flag",
+    "--config.model.channel_mult=1,a": "config.model.channel_mult is ('1,a',); it takes whole numbers above 0, such as",
+    "--config.model.channel_mult=": "config.model.channel_mult is ('',); it takes whole numbers above 0",
+    "--config.model.channel_mult=(1.5,2)": "config.model.channel_mult is (1.5, 2); it takes whole numbers above 0",
+    "--config.model.channel_mult=0": "config.model.channel_mult is (0,); it takes whole numbers above 0",
+}
+VALUES = {
+    f"--workdir={'x' * 5000}": "File name too long",
+    "--config.training.batch_size=0": "config.training.batch_size is 0; it must be at least 1",
+    "--config.training.batch_size=-8": "config.training.batch_size is -8; it must be at least 1",
+    "--config.training.learning_rate=-1": "config.training.learning_rate is -1.0; it must be above 0",
+    "--config.training.learning_rate=nan": "config.training.learning_rate is nan; it must be finite",
+    "--config.training.grad_clip=inf": "config.training.grad_clip is inf; it must be finite",
+    "--config.training.ema_decay=1": "config.training.ema_decay is 1.0; it must lie in [0, 1)",
+    "--config.seed=99999999999999999999": "config.seed is 99999999999999999999; it must fit in 64 bits",
+    f"--config.training.steps={'9' * 400}": "it must fit in 64 bits",
+    "--config.training.accumulation=5": "a batch of 8 cannot be cut into 5 equal parts",
+    "--config.training.epochs=3": "training.steps is 12 and training.epochs 3: set one of them, the other to 0",
+    "--config.training.steps=0": "training.steps is 0 and training.epochs 0: set one of them",
+    "--config.training.decay=exp": "unknown decay 'exp'",
+    "--config.training.loss=mse": "unknown training.loss 'mse'",
+    "--config.training.weighting=snr": "unknown training.weighting 'snr'",
+    "--config.training.time_law=cosine": "unknown training.time_law 'cosine'",
+    "--config.data.name=imagenet": "unknown data set 'imagenet'",
+    "--config.data.distribution=star": "unknown toy distribution 'star'",
+    "--config.data.random_flip=True": "data.random_flip is set, but 'toy/checkerboard' has no images to flip",
+    "--config.data.size=100000000000000000": "can't allocate memory",
+    "--config.sde.name=None": "unknown process (sde.name) 'None'",
+    "--config.sde.sigma_max=3": "sde.sigma_max is set, but the process 'vp' has no such setting",
+    "--config.sde.beta_min=-3": "beta_min is -3.0; it must be",
+    "--config.model.name=unet": "model.name is 'unet', but one sample of 'toy/checkerboard' has shape (2,)",
+    "--config.model.conditional=True": "model.conditional is set, but the data set 'toy/checkerboard' has no labels",
+    "--config.model.precision=float16": "unknown precision 'float16'",
+    "--config.device=gpu": "device 'gpu' cannot be used",
+    "--config.device=meta": "device 'meta' cannot be used",
+    "--sampler=euler": "unknown sampler 'euler'",
+    "--sampler=": "unknown sampler ''",
+    "--config.sampling.grid=linear": "unknown time grid 'linear'",
+    "--config.likelihood.method=rk9": "unknown ODE method 'rk9'",
+    "--config.likelihood.divergence=trace": "unknown divergence 'trace'",
+    "--config.likelihood.split=validation": "unknown split of toy 'validation'",
+    "--config.likelihood.max_nfe=1": "raise max_nfe",
+}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message", "status"),
+    [
+        *[(argument, message, 2) for table in (FLAGS, KEYS) for argument, message in table.items()],
+        *[(argument, message, None) for table in (TYPES, VALUES) for argument, message in table.items()],
+    ],
+    ids=lambda value: value[:60] if isinstance(value, str) and value.startswith("-") else "",
+)
+def test_a_wrong_argument(cli, tiny, argument, message, status):
+    outcome = cli("--mode=train", "--workdir=new", *tiny, *([argument] if argument else []))
+    assert message in outcome.fault()
+    assert status in (outcome.status, None)
+    assert os.listdir() == []
+
+
+def test_without_a_mode(cli):
+    assert cli("--dry_run").fault() == (
+        f"--mode is missing; give one of {', '.join(f'--mode={mode}' for mode in run_lib.MODES)}"
+    )
+    assert cli().fault().startswith("--mode is missing")
+
+
+def test_mistakes_in_a_file_of_flags(cli, tiny):
+    Path("flags").write_text("\n".join([*tiny, "--config.training.batchsize=3"]))
+    assert "unknown key of config.training: 'batchsize'" in cli("--mode=train", "--flagfile=flags").fault()
+    assert os.listdir() == ["flags"]
+
+
+def test_the_traceback_is_shown_when_asked_for(cli, tiny):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        cli("--mode=train", *tiny, "--config.training.batch_size=0", "--traceback")
+    assert cli("--mode=train", *tiny, "--config.training.batch_size=0").fault().endswith("(--traceback shows where)")
+
+
+# Recipes
+
+
+def changed_default(line):
+    """A recipe that does something to the default."""
+    return f"from configs import default\ndef get_config():\n    c = default.get_config()\n    {line}\n    return c\n"
+
+
+BROKEN = {
+    "def get_config(:\n": "SyntaxError: ",
+    "x = 1\n": "AttributeError: module 'config_config' has no attribute 'get_config'",
+    "import no_such_module\n": "ModuleNotFoundError: No module named 'no_such_module'",
+    "1 / 0\n": "ZeroDivisionError: division by zero",
+    "def get_config():\n    raise RuntimeError('boom')\n": "RuntimeError: boom",
+    "def get_config():\n    raise ValueError('bad value')\n": "ValueError: bad value",
+    "def get_config():\n    return {}['key']\n": "KeyError: 'key'",
+    "def get_config():\n    return 5\n": "TypeError: get_config() returned 5; it must return a ConfigDict",
+    "def get_config():\n    return {'seed': 5}\n": "it must return a ConfigDict",
+    "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n": "missing config key data",
+    changed_default("c.trainin.steps = 3"): 'Did you mean "training" instead of "trainin"?',
+    changed_default("c.seed = 'x'"): "TypeError: Could not override field 'seed'",
+    changed_default("c.training.more = 3"): "unknown config key training.more; configs/default.py lists them all",
+    changed_default("del c.sampling.snr"): "missing config key sampling.snr",
+    "\0": "source code string cannot contain null bytes",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items(), ids=BROKEN.values())
+def test_a_broken_recipe(cli, text, message):
+    Path("my recipe.py").write_text(text)
+    fault = cli("--mode=train", "--config=my recipe.py", "--workdir=new").fault()
+    assert message in fault
+    assert "config key" in message or fault.startswith("my recipe.py: ")
+    assert set(os.listdir()) <= {"my recipe.py", "__pycache__"}
+
+
+@pytest.mark.parametrize("name", ["configs/nothere.py", "", "configs", "configs/digits", "a:b:c", "x" * 300 + ".py"])
+def test_a_recipe_that_is_not_there(cli, name):
+    fault = cli("--mode=train", f"--config={name}").fault()
+    if len(name) < 300:
+        assert fault.startswith(
+            f"--config={name}: there is no file {name.partition(':')[0]}; give a recipe of your own"
+        )
+        assert "configs/digits.py, configs/folder.py, configs/toy2d.py" in fault
+        assert "stored" not in fault
+    else:
+        assert "File name too long" in fault
+    assert "Missing value for flag --config" in cli("--mode=train", "--config").fault()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("digits.py:vpp", "unknown process (sde.name) 'vpp'"),
+        ("toy2d.py:star", "unknown toy distribution 'star'"),
+        ("default.py:x", "get_config() takes 0 positional arguments but 1 was given"),
+        ("default.py", "training.steps is 0 and training.epochs 0: set one of them"),
+        ("celeba64.py", "CelebA is not in celeba, which is no folder. Expected in it"),
+        ("celeba64.py:ve", "CelebA is not in celeba"),
+        ("cifar10.py", "CIFAR-10 is not complete in cifar10"),
+        ("folder.py", "no image folder at images: give the path of an existing folder as root"),
+        ("folder.py:/no/such:place", "no image folder at /no/such:place"),
+    ],
+)
+def test_a_recipe_with_a_wrong_argument_or_without_its_data(cli, recipe, message):
+    for mode in ("train", "sample"):
+        if mode == "train" or recipe != "default.py":
+            assert message in cli(f"--mode={mode}", f"--config=configs/{recipe}").fault()
+    assert os.listdir() == []
+
+
+# Run folders
+
+
+def test_a_run_that_does_not_exist(cli):
+    for mode in ("sample", "likelihood"):
+        assert "no checkpoint in new/checkpoints; train first" in cli(f"--mode={mode}", "--workdir=new").fault()
+    assert "no checkpoint in runs/digits/checkpoints" in cli("--mode=sample").fault()
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize(
+    ("workdir", "message"),
+    [
+        ("file", "file is a file; give a folder as --workdir"),
+        ("file/below", "Not a directory: 'file/below'"),
+        ("/proc/new", "No such file or directory: '/proc/new'"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_made(cli, tiny, workdir, message):
+    if workdir.startswith("/proc") and not os.path.isdir("/proc"):
+        pytest.skip("needs /proc, where even root cannot make a folder")
+    Path("file").write_text("mine")
+    outcome = cli("--mode=train", f"--workdir={workdir}", *tiny)
+    assert message in outcome.fault()
+    assert "step 1" not in outcome.out  # not after the training
+    assert Path("file").read_text() == "mine"
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_run_folder_without_permission(cli, tiny, trained):
+    trained.chmod(0o500)
+    try:
+        assert "Permission denied" in cli("--mode=train", f"--workdir={trained}", *tiny).fault()
+        trained.chmod(0)
+        assert "Permission denied" in cli("--mode=sample", f"--workdir={trained}").fault()
+    finally:
+        trained.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "ValueError: not valid JSON (Expecting property name"),
+        ("", "not valid JSON"),
+        ("\0\0", "not valid JSON"),
+        ("[]", "ValueError: no settings; restore it, or use another --workdir"),
+        ("null", "no settings"),
+        ('{"training": 5}', "the key 'training' is 5; restore it"),
+        ('{"training": null}', "the key 'training' is None; restore it"),
+        ('{"seed": {"a": 1}}', "the key 'seed' is {'a': 1}; restore it"),
+        ('{"training": {"more": 5}}', "the key 'more' is not known to this version; remove it there"),
+        ('{"training": {"steps": "x"}}', "Could not override field 'steps'"),
+        ('{"model": {"channel_mult": [1, "x"]}}', "config.model.channel_mult is (1, 'x'); it takes whole numbers"),
+    ],
+)
+def test_a_run_whose_configuration_is_broken(cli, trained, bytes_of, text, message):
+    (trained / "config.json").write_text(text)
+    before = bytes_of(trained)
+    for mode in ("train", "sample", "likelihood"):
+        fault = cli(f"--mode={mode}", f"--workdir={trained}").fault()
+        assert message in fault
+        assert fault.startswith((f"{trained}/config.json: ", "config.model"))
+    assert bytes_of(trained) == before
+
+
+def test_a_broken_configuration_with_a_recipe_beside_it(cli, trained, tiny, bytes_of):
+    (trained / "config.json").write_text("{")
+    before = bytes_of(trained)
+    for mode in ("train", "sample"):
+        fault = cli(f"--mode={mode}", f"--workdir={trained}", *tiny).fault()
+        assert f"{trained}/config.json is not valid JSON" in fault
+        assert "restore it, or use another --workdir" in fault
+    assert bytes_of(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.width=16", "model.width is 8 there and 16 now"),
+        ("sde.name=ve", "sde.name is 'vp' there and 've' now"),
+        ("sde.beta_max=10", "sde.beta_max is None there and 10.0 now"),
+        ("model.prediction=eps", "model.prediction is 'edm' there and 'eps' now"),
+        ("data.size=99", "data.size is 100 there and 99 now"),
+    ],
+)
+def test_a_run_goes_on_only_as_what_it_is(cli, trained, bytes_of, change, message):
+    before = bytes_of(trained)
+    modes = ("train",) if change.startswith("data") else ("train", "sample", "likelihood")
+    for mode in modes:
+        fault = cli(f"--mode={mode}", f"--workdir={trained}", f"--config.{change}").fault()
+        assert fault.startswith(f"{trained} holds a run with other settings: {message}. Use another --workdir")
+    assert bytes_of(trained) == before
+
+
+def test_a_run_and_the_recipe_of_another(cli, trained, bytes_of):
+    before = bytes_of(trained)
+    for mode in ("train", "sample", "likelihood"):
+        fault = cli(f"--mode={mode}", f"--workdir={trained}", "--config=configs/digits.py").fault()
+        assert "holds a run with other settings: " in fault
+        assert (
+            "data.name is 'toy' there and 'digits' now" if mode == "train" else "model.channels is 128 there"
+        ) in fault
+    assert bytes_of(trained) == before
+
+
+# Checkpoints
+
+
+def newest(run):
+    return max((run / "checkpoints").iterdir())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+DAMAGE = {
+    "truncated": (lambda run: truncate(newest(run) / "ema.safetensors"), "ema.safetensors has "),
+    "missing": (lambda run: (newest(run) / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "no manifest": (lambda run: (newest(run) / "manifest.json").unlink(), "manifest.json is missing"),
+    "broken manifest": (lambda run: truncate(newest(run) / "manifest.json"), "manifest.json is not readable"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint(cli, trained, bytes_of, damage, message):
+    damage(trained)
+    before = bytes_of(trained)
+    for mode in ("train", "sample", "likelihood"):
+        fault = cli(f"--mode={mode}", f"--workdir={trained}", "--config.training.steps=14").fault()
+        assert fault.startswith(f"checkpoint {newest(trained)} is damaged: {message}")
+        assert "Delete that folder to go on without it; the next older one is step_00000010" in fault
+    assert bytes_of(trained) == before
+    shutil.rmtree(newest(trained))  # the remedy
+    assert f"continuing {trained} from step 10" in cli("--mode=train", f"--workdir={trained}").good()
+    assert newest(trained).name == "step_00000012"
+
+
+@pytest.mark.parametrize("mode", ["train", "sample", "likelihood"])
+def test_a_path_that_is_no_checkpoint(cli, trained, bytes_of, mode):
+    before = bytes_of(trained)
+    for path, message in {
+        "nonsense": "nonsense is not a checkpoint; give a folder named step_XXXXXXXX",
+        trained: "trained is not a checkpoint; give a folder named step_XXXXXXXX",
+        trained / "checkpoints": "checkpoints is not a checkpoint; give a folder named",
+        trained / "checkpoints" / "step_00000099": "step_00000099; give a folder checkpoints/step_XXXXXXXX",
+        newest(trained) / "ema.safetensors": "ema.safetensors is not a checkpoint",
+    }.items():
+        assert message in cli(f"--mode={mode}", f"--checkpoint={path}").fault()
+    assert bytes_of(trained) == before
+    assert os.listdir() == []
+
+
+def test_a_checkpoint_of_another_architecture(cli, trained, tiny, bytes_of):
+    other = "--config.model.width=16"
+    cli("--mode=train", "--workdir=other", *tiny, other).good()
+    before = bytes_of(trained), bytes_of(Path("other"))
+    for mode in ("train", "sample", "likelihood"):
+        fault = cli(f"--mode={mode}", "--workdir=other", f"--checkpoint={newest(trained)}").fault()
+        assert fault.startswith(f"checkpoint {newest(trained)} is of another architecture: net.embed.mlp.0.weight has ")
+        assert "shape (8, 8), the network (16, 16)" in fault
+        assert "Use the model settings it was trained with" in fault
+    assert (
+        "is of another architecture"
+        in cli("--mode=train", "--workdir=new", *tiny, other, f"--checkpoint={newest(trained)}").fault()
+    )
+    assert (bytes_of(trained), bytes_of(Path("other"))) == before
+    assert os.listdir() == ["other"]
+
+
+def test_the_past_of_a_run_is_not_mixed_with_its_present(cli, trained, tiny, bytes_of):
+    before = bytes_of(trained)
+    old = trained / "checkpoints" / "step_00000010"
+    fault = cli("--mode=train", f"--checkpoint={old}", "--config.training.steps=20").fault()
+    assert "step_00000012 is newer than " in fault
+    assert "use another --workdir, or first delete the newer ones" in fault
+    assert bytes_of(trained) == before
+    assert (
+        "continuing branch from step 10" in cli("--mode=train", "--workdir=branch", *tiny, f"--checkpoint={old}").good()
+    )
+    assert bytes_of(trained) == before
+
+
+# Data
+
+
+def test_a_corrupt_image_ends_the_training_and_the_steps_before_are_kept(cli, steps_of):
+    rng = np.random.default_rng(0)
+    images, run = Path("images"), Path("run")
+    images.mkdir()
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(images / f"{number:02d}.png")
+    bad = images / f"{batch_indices(40, 4, 5, seed=0)[0]:02d}.png"  # of the sixth batch
+    bad.write_bytes(bad.read_bytes()[:60])
+    arguments = [
+        "--mode=train",
+        "--workdir=run",
+        "--config=configs/folder.py:images",
+        "--config.data.image_size=8",
+        "--config.data.holdout=0",
+        "--config.likelihood.split=train",
+        "--config.model.channels=8",
+        "--config.model.channel_mult=1,1",
+        "--config.model.res_blocks=1",
+        "--config.training.steps=10",
+        "--config.training.batch_size=4",
+        "--config.training.log_every=1",
+        "--config.sampling.steps=2",
+        "--config.sampling.num_images=2",
+        "--config.likelihood.num_images=2",
+        "--config.likelihood.rtol=0.1",
+        "--config.likelihood.atol=0.1",
+    ]
+    fault = cli(*arguments).fault()
+    assert fault.startswith(f"cannot use image {bad}: ")
+    assert "remove the file or replace it by an intact one" in fault
+    assert steps_of(run) == [1, 2, 3, 4, 5]
+    assert newest(run).name == "step_00000005"
+    bad.unlink()
+    assert "continuing run from step 5\n" in cli(*arguments).good()
+    assert steps_of(run) == list(range(1, 11))
+    assert json.loads((run / "config.json").read_text())["data"]["root"] == "images"
+
+
+def test_an_exploding_run_says_where_and_keeps_what_was_good(cli, trained, bytes_of, steps_of):
+    before = bytes_of(trained / "checkpoints")
+    fault = cli(
+        "--mode=train", f"--workdir={trained}", "--config.training.learning_rate=1e38", "--config.training.steps=20"
+    ).fault()
+    assert fault.startswith("the loss or its gradient is not finite at step 14. Likely causes: a learning rate")
+    assert bytes_of(trained / "checkpoints") == before
+    assert steps_of(trained) == list(range(1, 14))
+    back = cli(
+        "--mode=train", f"--workdir={trained}", "--config.training.learning_rate=1e-3", "--config.training.steps=14"
+    )
+    assert "continuing" in back.good()
