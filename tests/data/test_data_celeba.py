@@ -67,7 +67,10 @@ def official_layout(root):
 LAYOUTS = [torchvision_layout, kaggle_layout, official_layout]
 
 
-@pytest.fixture(params=[(layout, parent) for layout in LAYOUTS for parent in (False, True)], ids=str)
+@pytest.fixture(
+    params=[(layout, parent) for layout in LAYOUTS for parent in (False, True)],
+    ids=lambda param: f"{param[0].__name__}{'-in-parent' if param[1] else ''}",
+)
 def root(request, tmp_path):
     layout, give_parent = request.param
     layout(tmp_path / "celeba" if give_parent else tmp_path)

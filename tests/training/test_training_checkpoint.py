@@ -145,9 +145,9 @@ def test_after_a_crash_at_any_line_the_newest_checkpoint_is_whole(tmp_path, chec
         seen.add(found)
         assert found in (2, 3)
         assert [step_in(path) for path in crashed.list()][-2:] in ([1, 2], [2, 3])
-        save(crashed, 4)  # and it goes on from there, leaving nothing behind
-        assert [step_in(path) for path in crashed.list()] == [found, 4]
-        assert sorted(path.name for path in crashed.folder.iterdir()) == [f"step_{found:08d}", "step_00000004"]
+        save(crashed, found + 1)  # a run goes on from what it finds, and leaves nothing of the crash behind
+        assert [step_in(path) for path in crashed.list()] == [found, found + 1]
+        assert len(list(crashed.folder.iterdir())) == 2
     assert seen == {2, 3}
 
 
