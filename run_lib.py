@@ -121,11 +121,13 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
 
 def run_sample(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
     """Draw samples of a trained run with any sampler."""
+    check_evaluation(config, experiment)
     sample(config, folder, experiment, trained_model(config, folder, experiment))
 
 
 def run_likelihood(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
     """Score held-out data with a trained run."""
+    check_evaluation(config, experiment)
     score(config, folder, experiment, trained_model(config, folder, experiment))
 
 
@@ -181,10 +183,9 @@ def score(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: 
         device=experiment.device,
     )
     path = folder.likelihood / f"{likelihood.split}_seed{likelihood.seed}.json"
-    report.save(path)
+    report.save(path, settings=likelihood.to_dict(), process=repr(experiment.sde))
     print(
-        f"{report.bits_per_dim:.4f} ± {report.std_error:.4f} bits/dim on {report.images} images of the split "
-        f"{likelihood.split!r}, {report.nfe} network evaluations, {report.seconds:.0f} s: {path}",
+        f"{report} of the split {likelihood.split!r}, {report.nfe} network evaluations, {report.seconds:.0f} s: {path}",
         flush=True,
     )
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,10 +37,15 @@ class LikelihoodReport:
     seconds: float
     values: list[float]
 
-    def save(self, path: Path) -> None:
-        """Write everything as JSON."""
+    def save(self, path: Path, **provenance: Any) -> None:
+        """Write everything as JSON, with what else tells how it came about; an unknown standard error is null."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1))
+        error = None if math.isnan(self.std_error) else self.std_error
+        path.write_text(json.dumps({**asdict(self), "std_error": error, **provenance}, indent=1))
+
+    def __str__(self) -> str:
+        error = "" if math.isnan(self.std_error) else f" ± {self.std_error:.4f}"
+        return f"{self.bits_per_dim:.4f}{error} bits/dim on {self.images} image{'s' if self.images > 1 else ''}"
 
 
 def evaluate_likelihood(

@@ -18,13 +18,13 @@ def test_the_snippet_runs_and_its_samples_follow_the_mixture():
     names = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(code, "README.md", "exec"), names)  # our own text
-    data, x, bits = names["data"], names["x"], names["bits"]
+    data, x, log_prob = names["data"], names["x"], names["log_prob"]
     assert isinstance(data, GaussianMixture)
     assert isinstance(names["sde"], VPSDE)
     error = torch.diagonal(data.covariance).sqrt() / len(x) ** 0.5
     assert ((x.double().mean(0) - data.mean).abs() < 5 * error).all()
     # The model's density differs from that of the data by the prior's mismatch and the noise at t_min.
-    assert (bits - data.log_prob(x)).abs().mean() < 0.05
+    assert (log_prob - data.log_prob(x)).abs().mean() < 0.05
     assert 0 < names["loss"].mean() < 1
 
 
