@@ -22,7 +22,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.model.conditioning = "log_snr"
     config.model.sigma_data = 0.75
 
-    config.training.steps = 2000
+    config.training.steps = 2200
     config.training.batch_size = 32
     config.training.learning_rate = 8e-3
     config.training.warmup_steps = 100
@@ -30,7 +30,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.training.ema_decay = 0.998
     config.training.time_law = "logistic"
     config.training.checkpoint_every = 500
-    config.training.sample_every = 800
+    config.training.sample_every = 1000
     config.training.time_limit = 3.0
 
     config.sampling.steps = 200
