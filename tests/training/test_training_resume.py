@@ -1,6 +1,5 @@
 """A run that stops and goes on gives the bits of one that does not."""
 
-import os
 import signal
 
 import pytest
@@ -112,7 +111,7 @@ def test_a_signal_ends_the_run_after_the_step_it_falls_into(whole, new_part, sam
     def loss(*arguments):
         calls.append(number)
         if len(calls) == 4:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return original(*arguments)
 
     part.loss = loss
@@ -135,8 +134,8 @@ def test_a_second_signal_ends_the_run_at_once_and_saves_no_half_step(whole, new_
     def interrupted():
         finish()
         if state.step == 3:  # the weights are those of step 4 now, the average is that of step 3
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     state.optimizer.step = interrupted
     with pytest.raises(KeyboardInterrupt):
