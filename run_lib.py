@@ -11,6 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from evaluation import Generated, evaluate_likelihood, generate, picture, save_picture
+from evaluation import Generated, Trajectory, evaluate_likelihood, generate, picture, save_picture
 from models import ScoreModel
+from samplers import Progress
 from sde_lib import lookup
 from training import Metrics, RunFolder, builders, estimate_memory, load_checkpoint, load_weights, settings, train
 from training.builders import Experiment
@@ -139,20 +141,34 @@ MODES: dict[str, Callable[[ConfigDict, RunFolder, Experiment], None]] = {
 
 
 def sample(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel) -> None:
-    """Write a picture of samples, and the samples themselves."""
-    result = draw(config, experiment, model)
-    quantizer = experiment.dataset.quantizer
+    """Write a picture of samples, the samples themselves, and how they came about."""
+    moments, quantizer = config.sampling.trajectory, experiment.dataset.quantizer
+    images = 4 if quantizer else config.sampling.batch_size  # points make a picture only together
+    trajectory = Trajectory(experiment.sde, moments, images) if moments else None
+    result = draw(config, experiment, model, trajectory)
     name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}"
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
     values = result.x if quantizer is None else quantizer.to_uint8(result.x)
     np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
+    provenance = {"process": repr(experiment.sde), "nfe": result.nfe, **config.sampling.to_dict()}
+    path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
+    unused = builders.unused_settings(config, default.get_config())
+    if unused:
+        print(f"note: {config.sampling.sampler} has no setting {', '.join(unused)}; not used")
+    if trajectory is not None:
+        trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
     print(
         f"{len(result.x)} samples by {config.sampling.sampler}, {result.nfe} network evaluations each: {path}",
         flush=True,
     )
 
 
-def draw(config: ConfigDict, experiment: Experiment, model: ScoreModel) -> Generated:
+def draw(
+    config: ConfigDict,
+    experiment: Experiment,
+    model: ScoreModel,
+    on_step: Callable[[int, Progress], None] | None = None,
+) -> Generated:
     """Samples as the section ``sampling`` asks for; the classes take turns where the model knows them."""
     sampling, classes = config.sampling, experiment.dataset.num_classes
     return generate(
@@ -165,6 +181,7 @@ def draw(config: ConfigDict, experiment: Experiment, model: ScoreModel) -> Gener
         labels=torch.arange(sampling.num_images) % classes if config.model.conditional else None,
         seed=sampling.seed,
         device=experiment.device,
+        on_step=on_step,
     )
 
 

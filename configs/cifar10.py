@@ -21,6 +21,7 @@ def get_config(process: str = "vp") -> ConfigDict:
         config.model.conditioning = "log_snr"
         config.training.time_law = "logistic"
     config.training.steps = 1_300_000
+    config.sampling.sampler = "ancestral"
     config.sampling.steps = 1000
     config.likelihood.num_images = 256
     config.likelihood.batch_size = 64

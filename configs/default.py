@@ -78,23 +78,37 @@ def get_config() -> ConfigDict:
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
 
     config.sampling = sampling = ConfigDict()
-    sampling.sampler = "ancestral"  # ancestral, reverse_diffusion, euler_maruyama, pc, ode (flag --sampler)
+    sampling.sampler = "deis"  # docs/samplers.md tells which one when (flag --sampler)
     sampling.num_images = 64  # samples to draw
     sampling.batch_size = 64  # samples drawn at once
     sampling.seed = 0  # of all noise in sampling
-    sampling.steps = 500  # of the grid; adaptive ode methods choose their own
-    sampling.grid = "uniform"  # uniform, log_snr, karras
+    sampling.steps = placeholder(int)  # None: the sampler's own, e.g. deis 20, ancestral 500; adaptive ones need none
+    sampling.grid = placeholder(str)  # uniform, quadratic, log_snr, karras, asinh, or times "1,0.5,0.01"; None: its own
     sampling.t_end = 1e-3  # where the steps stop
     sampling.denoise = True  # return E[x0 | x] at t_end, without its last noise
+    sampling.rho = placeholder(float)  # grid karras (None: 7) or asinh (None: 2)
+    sampling.threshold = "none"  # of the denoised estimate: none, clip, dynamic
+    sampling.limit = 1.0  # threshold: the data lie in [-limit, limit]
+    sampling.quantile = 0.995  # threshold dynamic
+    sampling.variable = "log_snr"  # deis: log_snr, time, rho
+    sampling.order = placeholder(int)  # dpm_solver, dpmpp, unipc, deis, ipndm, dpmpp_sde; None: the sampler's own
+    sampling.eta = placeholder(float)  # noise of ddim (None: 0), exponential_sde and dpmpp_sde (None: 1)
     sampling.variance = "posterior"  # ancestral: posterior, beta
-    sampling.predictor = "reverse_diffusion"  # pc: reverse_diffusion, ancestral, euler_maruyama
-    sampling.corrector = "langevin"  # pc: langevin, annealed_langevin
+    sampling.predictor = "reverse_diffusion"  # pc: ancestral, euler_maruyama, exponential_sde, ddim, heun, none, ...
+    sampling.corrector = "annealed_langevin"  # pc: annealed_langevin, langevin
     sampling.snr = 0.16  # pc: signal-to-noise ratio of the corrector
-    sampling.corrector_steps = 1  # pc: corrector updates after each predictor step
+    sampling.corrector_steps = 1  # pc: corrector updates in each step
+    sampling.corrector_first = False  # pc: before the predictor rather than after it
+    sampling.churn = 40.0  # stochastic_heun: noise replaced over the run
+    sampling.churn_min = 0.05  # stochastic_heun: smallest sigma / alpha with churn
+    sampling.churn_max = 50.0  # stochastic_heun: largest
+    sampling.noise_scale = 1.0  # stochastic_heun: standard deviation of that noise
     sampling.method = "dopri5"  # ode: dopri5, dopri8, bosh3, euler, midpoint, heun2, rk4, scipy_rk45, ...
-    sampling.rtol = 1e-5  # ode: relative tolerance
-    sampling.atol = 1e-5  # ode: absolute tolerance
-    sampling.max_nfe = 10_000  # ode: give up after this many evaluations
+    sampling.rtol = placeholder(float)  # relative tolerance; None: ode 1e-5, adaptive_sde 0.02
+    sampling.atol = placeholder(float)  # absolute tolerance; None: ode 1e-5, adaptive_sde 0.0078
+    sampling.first_step = 0.01  # adaptive_sde: size of its first step
+    sampling.max_nfe = 10_000  # ode, adaptive_sde: give up after this many evaluations
+    sampling.trajectory = 9  # moments shown in the strip and the animation beside the samples; 0: none
 
     config.likelihood = likelihood = ConfigDict()
     likelihood.split = "test"  # train, test (celeba: valid too)

@@ -33,7 +33,6 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.training.sample_every = 1000
     config.training.time_limit = 3.0
 
-    config.sampling.steps = 200
     config.likelihood.batch_size = 100
     config.likelihood.rtol = 0.03  # moves the mean by less than 1e-3 bits/dim here, and is quick
     config.likelihood.atol = 0.03

@@ -32,7 +32,6 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
 
     config.sampling.num_images = 20_000
     config.sampling.batch_size = 20_000
-    config.sampling.steps = 200
     config.likelihood.num_images = 2000
     config.likelihood.batch_size = 2000
     config.likelihood.divergence = "exact"

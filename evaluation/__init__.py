@@ -3,10 +3,12 @@
 from evaluation.generate import Generated, generate
 from evaluation.likelihood import LikelihoodReport, evaluate_likelihood
 from evaluation.pictures import density_picture, image_grid, picture, save_picture
+from evaluation.trajectory import Trajectory
 
 __all__ = [
     "Generated",
     "LikelihoodReport",
+    "Trajectory",
     "density_picture",
     "evaluate_likelihood",
     "generate",

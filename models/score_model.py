@@ -84,8 +84,10 @@ class ScoreModel(nn.Module):
         t = batch_time(t, x)
         c_in, k, c = self._row(*self.sde.marginal(t), self.sigma_data)
         dtype = PRECISIONS[self.precision]
+        # a state in float64 runs through a network in float32
+        inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
         with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
-            out = self.net(match_dims(c_in, x) * x, self._c_noise(self.sde, t), y)
+            out = self.net((match_dims(c_in, x) * x).to(inner), self._c_noise(self.sde, t).to(inner), y)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:

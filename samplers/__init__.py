@@ -3,22 +3,49 @@
 import inspect
 from typing import Any
 
+from samplers.adaptive_sde import AdaptiveSDE
 from samplers.ancestral import Ancestral
-from samplers.base import Progress, Sampler, SampleResult, Score
+from samplers.base import Progress, Sampler, SampleResult, SamplingError, Score
+from samplers.ddim import DDIM
+from samplers.deis import DEIS
+from samplers.dpm_solver import DPMSolver
+from samplers.dpmpp import DPMSolverPP
+from samplers.dpmpp_sde import SDEDPMSolverPP
 from samplers.euler_maruyama import EulerMaruyama
+from samplers.exponential_sde import ExponentialSDE
+from samplers.heun import Heun
+from samplers.ipndm import IPNDM
 from samplers.langevin import CORRECTORS
+from samplers.noise import GeneratorNoise, Noise, PathNoise
 from samplers.ode import ProbabilityFlow
 from samplers.predictor_corrector import PREDICTORS, PredictorCorrector
 from samplers.reverse_diffusion import ReverseDiffusion
+from samplers.stochastic_heun import StochasticHeun
+from samplers.threshold import THRESHOLDS
 from samplers.time_grid import GRIDS, time_grid
+from samplers.unipc import UniPC
 from sde_lib import lookup
 
 SAMPLERS: dict[str, type[Sampler]] = {
+    # stochastic: the reverse SDE
     "ancestral": Ancestral,
     "reverse_diffusion": ReverseDiffusion,
     "euler_maruyama": EulerMaruyama,
     "pc": PredictorCorrector,
+    "stochastic_heun": StochasticHeun,
+    "exponential_sde": ExponentialSDE,
+    "dpmpp_sde": SDEDPMSolverPP,
+    "adaptive_sde": AdaptiveSDE,
+    # deterministic: the probability-flow ODE
     "ode": ProbabilityFlow,
+    "ddim": DDIM,
+    "euler": DDIM,
+    "heun": Heun,
+    "dpm_solver": DPMSolver,
+    "dpmpp": DPMSolverPP,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "ipndm": IPNDM,
 }
 
 
@@ -52,9 +79,14 @@ __all__ = [
     "GRIDS",
     "PREDICTORS",
     "SAMPLERS",
+    "THRESHOLDS",
+    "GeneratorNoise",
+    "Noise",
+    "PathNoise",
     "Progress",
     "SampleResult",
     "Sampler",
+    "SamplingError",
     "Score",
     "get_sampler",
     "sampler_options",

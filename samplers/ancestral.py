@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from samplers.base import Sampler, Score
-from sde_lib import lookup, match_dims
+from sde_lib import lookup
 
 VARIANCES = {"posterior": True, "beta": False}
 """Name -> whether the noise shrinks to the posterior's. DDPM's fixedsmall and fixedlarge."""
@@ -30,6 +30,6 @@ class Ancestral(Sampler):
         """Mean and noise of one step."""
         sde = score.sde
         ratio, std = sde.transition(s, t)
-        mean = (x + match_dims(std.square(), x) * score(x, t)) / match_dims(ratio, x)
+        mean = (x + std**2 * score(x, t)) / ratio
         spread = std * sde.sigma(s) / sde.sigma(t) if self.posterior else std
-        return mean + match_dims(spread, x) * score.noise_like(x), state
+        return mean + spread * score.noise(x, t, s), state

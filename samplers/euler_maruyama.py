@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from samplers.base import Sampler, Score
-from sde_lib import match_dims
 
 
 class EulerMaruyama(Sampler):
@@ -13,7 +12,6 @@ class EulerMaruyama(Sampler):
 
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step."""
-        drift_coeff, diffusion = score.sde.drift_coeff(t), score.sde.diffusion(t)
-        drift = match_dims(drift_coeff, x) * x - match_dims(diffusion.square(), x) * score(x, t)
-        noise = match_dims(diffusion * (t - s).sqrt(), x) * score.noise_like(x)
-        return x + match_dims(s - t, x) * drift + noise, state
+        f, g = score.sde.drift_coeff(t), score.sde.diffusion(t)
+        drift = f * x - g**2 * score(x, t)
+        return x + (s - t) * drift + g * (t - s).sqrt() * score.noise(x, t, s), state

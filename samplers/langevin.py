@@ -10,21 +10,26 @@ from collections.abc import Callable
 from torch import Tensor
 
 from samplers.base import Score
-from sde_lib import match_dims
 
 StepSize = Callable[[Score, Tensor, Tensor, Tensor, Tensor, float], Tensor]
 """(score, score value, z, t, squared ratio of the last transition, snr) -> step size e, a scalar."""
 
 
 def langevin(score: Score, value: Tensor, z: Tensor, t: Tensor, ratio2: Tensor, snr: float) -> Tensor:
-    """Step size e = 2 r^2 (snr |z| / |s|)^2, norms averaged over the batch (arXiv 2011.13456, algorithms 4 and 5)."""
+    """Step size e = 2 r^2 (snr |z| / |s|)^2, norms averaged over the batch (arXiv 2011.13456, algorithms 4 and 5).
+
+    By that average an image depends on its batch. A norm of its own would not do: near a mode |s| is 0.
+    """
     z_norm, score_norm = z.flatten(1).norm(dim=1).mean(), value.flatten(1).norm(dim=1).mean()
-    return 2 * ratio2.to(z) * (snr * z_norm / score_norm).square()
+    return 2 * ratio2 * (snr * z_norm / score_norm) ** 2
 
 
 def annealed_langevin(score: Score, value: Tensor, z: Tensor, t: Tensor, ratio2: Tensor, snr: float) -> Tensor:
-    """Step size e = 2 r^2 (snr sigma(t))^2, the same for every batch (arXiv 2006.09011)."""
-    return 2 * ratio2 * (snr * score.sde.sigma(t)).square()
+    """Step size e = 2 r^2 (snr sigma(t))^2, the same for every batch (arXiv 2006.09011).
+
+    It is the rule of ``langevin`` with |z| / |s| replaced by sigma, its value where the noise dominates.
+    """
+    return 2 * ratio2 * (snr * score.sde.sigma(t)) ** 2
 
 
 CORRECTORS: dict[str, StepSize] = {"langevin": langevin, "annealed_langevin": annealed_langevin}
@@ -33,6 +38,6 @@ CORRECTORS: dict[str, StepSize] = {"langevin": langevin, "annealed_langevin": an
 
 def correct(score: Score, x: Tensor, t: Tensor, ratio2: Tensor, rule: StepSize, snr: float) -> Tensor:
     """One Langevin update at time t, shape (B, *)."""
-    value, z = score(x, t), score.noise_like(x)
+    value, z = score(x, t), score.source.fresh(x)
     size = rule(score, value, z, t, ratio2, snr)
-    return x + match_dims(size, x) * value + match_dims((2 * size).sqrt(), x) * z
+    return x + size * value + (2 * size).sqrt() * z

@@ -2,18 +2,29 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from samplers.base import Sampler, Score
-from samplers.time_grid import time_grid
+from samplers.base import Report, Sampler, Score
 from sde_lib import METHODS, SDE, integrate, lookup
+
+FIXED_ORDERS = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun2": 2,
+    "heun3": 3,
+    "rk4": 4,
+    "explicit_adams": 4,
+    "implicit_adams": 5,
+}
+"""Orders of convergence of the fixed methods."""
 
 
 class ProbabilityFlow(Sampler):
     """dx = [f x - g^2 s(x, t) / 2] dt from T to t_end: one deterministic map from noise to data.
 
-    Adaptive methods choose their own steps by the tolerances and ignore ``steps`` and ``grid``; fixed methods take one
-    step between neighbouring times of the grid.
+    Adaptive methods choose their own steps by the tolerances and use no more of the grid than its ends; fixed methods
+    step from each time of the grid to the next.
 
     Args:
         method: a key of ``sde_lib.METHODS``, such as "dopri5", "rk4" or "scipy_rk45".
@@ -23,22 +34,37 @@ class ProbabilityFlow(Sampler):
         **options: of ``Sampler``.
     """
 
+    natural_steps = 100
+
     def __init__(
         self, method: str = "dopri5", rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 10_000, **options: Any
     ) -> None:
         super().__init__(**options)
         self.method = method
         self.fixed = lookup(METHODS, method, "ODE method") == "fixed"
+        self.order = FIXED_ORDERS.get(method)
         self.rtol = rtol
         self.atol = atol
         self.max_nfe = max_nfe
 
     def time_grid(self, sde: SDE) -> Tensor:
         """The grid of a fixed method; the two ends for an adaptive one."""
-        return super().time_grid(sde) if self.fixed else time_grid(sde, "uniform", 1, self.t_end)
+        times = super().time_grid(sde)
+        steps = times.diff()
+        if self.method.endswith("_adams") and not torch.allclose(steps, steps.mean(), rtol=1e-6):
+            raise ValueError(f"method {self.method!r} needs equal steps: give grid 'uniform', or use deis or ipndm")
+        return times if self.fixed else times[[0, -1]]
+
+    def step_count(self, sde: SDE) -> int | None:
+        """The grid's, or None for an adaptive method."""
+        return super().step_count(sde) if self.fixed else None
 
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Solve from t to s."""
+        return self.run(score, x, torch.stack([t, s]), lambda t, x: None), state
+
+    def run(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
+        """Solve from the first time to the last."""
         flow = score.sde.reverse(lambda x, t: score(x, t[0]), probability_flow=True)
 
         def drift(time: Tensor, x: Tensor) -> Tensor:
@@ -47,13 +73,14 @@ class ProbabilityFlow(Sampler):
         solution = integrate(
             drift,
             x,
-            float(t),
-            float(s),
+            float(times[0]),
+            float(times[-1]),
             method=self.method,
             rtol=self.rtol,
             atol=self.atol,
-            steps=1,
+            grid=times.tolist() if self.fixed else None,
             breakpoints=score.sde.breakpoints,
             max_nfe=self.max_nfe,
+            on_step=report,
         )
-        return solution.x, state
+        return solution.x

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from samplers.base import Sampler, Score
-from sde_lib import match_dims
 
 
 class ReverseDiffusion(Sampler):
@@ -14,5 +13,4 @@ class ReverseDiffusion(Sampler):
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step."""
         ratio, std = score.sde.transition(s, t)
-        mean = match_dims(2 - ratio, x) * x + match_dims(std.square(), x) * score(x, t)
-        return mean + match_dims(std, x) * score.noise_like(x), state
+        return (2 - ratio) * x + std**2 * score(x, t) + std * score.noise(x, t, s), state

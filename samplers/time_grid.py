@@ -7,43 +7,73 @@ from torch import Tensor
 
 from sde_lib import SDE, lookup
 
+Rule = Callable[[SDE, Tensor, float, float, float], Tensor]
+"""(sde, u in [0, 1], t_start, t_end, rho) -> times."""
 
-def uniform(sde: SDE, u: Tensor, t_start: float, t_end: float) -> Tensor:
+
+def uniform(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tensor:
     """Equal steps in t."""
     return t_start + u * (t_end - t_start)
 
 
-def log_snr(sde: SDE, u: Tensor, t_start: float, t_end: float) -> Tensor:
+def quadratic(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tensor:
+    """Equal steps in sqrt(t) (arXiv 2010.02502, appendix D.2)."""
+    return (t_start**0.5 + u * (t_end**0.5 - t_start**0.5)).square()
+
+
+def log_snr(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tensor:
     """Equal steps in the log-SNR (arXiv 2206.00927)."""
     start, end = sde.log_snr(u.new_tensor([t_start, t_end]))
     return sde.time_from_log_snr(start + u * (end - start))
 
 
-def karras(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float = 7.0) -> Tensor:
+def karras(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tensor:
     """Equal steps in (sigma / alpha)^(1/rho) (arXiv 2206.00364, equation 5)."""
     start, end = (-sde.log_snr(u.new_tensor([t_start, t_end])) / (2 * rho)).exp()
     return sde.time_from_log_snr(-2 * rho * (start + u * (end - start)).log())
 
 
-GRIDS: dict[str, Callable[[SDE, Tensor, float, float], Tensor]] = {
+def asinh(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tensor:
+    """Equal steps in asinh of l over rho, with l = log(alpha / sigma).
+
+    They are small where signal and noise are of one size; far from there, where the noise or the data alone decide,
+    they grow in proportion to |l|.
+    """
+    start, end = torch.asinh(sde.log_snr(u.new_tensor([t_start, t_end])) / (2 * rho))
+    return sde.time_from_log_snr(2 * rho * torch.sinh(start + u * (end - start)))
+
+
+GRIDS: dict[str, Rule] = {
     "uniform": uniform,
+    "quadratic": quadratic,
     "log_snr": log_snr,
     "karras": karras,
+    "asinh": asinh,
 }
-"""Name -> (sde, u in [0, 1], t_start, t_end) -> times."""
+"""Name -> rule."""
+
+NATURAL_RHO = {"karras": 7.0, "asinh": 2.0}
+"""Name -> the rho of a grid that has one."""
 
 
 def time_grid(
-    sde: SDE, grid: str | Sequence[float] | Tensor, steps: int, t_end: float, t_start: float | None = None
+    sde: SDE,
+    grid: str | Sequence[float] | Tensor,
+    steps: int,
+    t_end: float,
+    t_start: float | None = None,
+    rho: float | None = None,
 ) -> Tensor:
     """The grid from t_start (by default T) to t_end, both hit exactly.
 
     Args:
         sde: the process, whose log-SNR some grids follow.
-        grid: a key of ``GRIDS``, or the times themselves (then ``steps`` and the ends are read off them).
+        grid: a key of ``GRIDS``, or the times themselves, as numbers or as text "1, 0.5, 0.01" (then ``steps`` and the
+            ends are read off them).
         steps: number of steps.
         t_end: last time.
         t_start: first time.
+        rho: exponent of the grid "karras" (7), or extent of the dense part of "asinh" (2).
 
     Returns:
         float64 (steps + 1,), strictly decreasing.
@@ -51,15 +81,18 @@ def time_grid(
     Raises:
         ValueError: unknown name, no step, or times that do not decrease within [0, T].
     """
-    if not isinstance(grid, str):
-        times = torch.as_tensor(grid, dtype=torch.float64)
+    if not isinstance(grid, str) or "," in grid:
+        times = torch.as_tensor(_numbers(grid) if isinstance(grid, str) else grid, dtype=torch.float64)
     else:
         rule = lookup(GRIDS, grid, "time grid")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps is {steps!r}; a sampler needs a whole number of at least 1")
-        ends = (sde.T if t_start is None else t_start, t_end)
-        times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), *ends)
-        times[0], times[-1] = ends  # not their image under a map and its inverse
+        start = sde.T if t_start is None else t_start
+        if not 0 <= t_end < start:
+            raise ValueError(f"t_end is {t_end!r}; it must lie in [0, {start:g}), where the grid begins")
+        rho = NATURAL_RHO.get(grid, 1.0) if rho is None else rho
+        times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), start, t_end, rho)
+        times[0], times[-1] = start, t_end  # not their image under a map and its inverse
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > sde.T or times[-1] < 0:
         first = ", ".join(f"{v:g}" for v in times.flatten()[:6].tolist())
         source = f" from grid {grid!r} with t_end {t_end!r}" if isinstance(grid, str) else ""
@@ -68,3 +101,10 @@ def time_grid(
             f"{times.numel()} of shape {tuple(times.shape)}{source}: {first}{', ...' if times.numel() > 6 else ''}"
         )
     return times
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise ValueError(f"the times {text!r} are not numbers; give such as '1, 0.5, 0.01'") from None

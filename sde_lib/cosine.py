@@ -60,3 +60,16 @@ class CosineVPSDE(SDE):
     def diffusion(self, t: Tensor) -> Tensor:
         """sqrt(beta(t))."""
         return self.beta(t).sqrt()
+
+    def time_from_log_snr(self, lam: Tensor) -> Tensor:
+        """Closed form, in float64: tan(theta) = sqrt(sigma^2 + alpha^2 sin(theta(0))^2) / (alpha cos(theta(0))).
+
+        It uses sigma^2 = 1 - alpha^2 = sigmoid(-lambda); beyond the clip log alpha is a line.
+        """
+        wide = lam.to(torch.float64)
+        alpha2, sigma2 = torch.sigmoid(wide), torch.sigmoid(-wide)
+        opposite = torch.sqrt(sigma2 + alpha2 * math.sin(self._theta0) ** 2)
+        theta = torch.atan2(opposite, alpha2.sqrt() * math.cos(self._theta0))
+        clip = wide.new_tensor(self._t_clip)
+        beyond = clip - 2 * (torch.nn.functional.logsigmoid(wide) / 2 - self.log_alpha(clip)) / self.beta_max
+        return torch.where(beyond > clip, beyond, (theta - self._theta0) / self._rate).to(lam.dtype)

@@ -45,8 +45,10 @@ def integrate(
     rtol: float | tuple[float, ...] = 1e-5,
     atol: float | tuple[float, ...] = 1e-5,
     steps: int | None = None,
+    grid: Sequence[float] | None = None,
     breakpoints: Sequence[float] = (),
     max_nfe: int = 10_000,
+    on_step: Callable[[float, State], None] | None = None,
 ) -> ODESolution:
     """Solve dx/dt = fn(t, x) from x(t0) to x(t1); t1 may lie before t0.
 
@@ -64,30 +66,43 @@ def integrate(
             tightest for all).
         atol: absolute tolerance (adaptive methods), likewise.
         steps: number of equal steps (fixed methods).
+        grid: times from t0 to t1 to step over, in place of equal steps (fixed methods).
         breakpoints: times at which the drift has a kink; adaptive methods step onto those that lie between t0 and t1.
         max_nfe: give up after this many evaluations.
+        on_step: called with the time and the state reached after every step (scipy's methods: at the end only).
 
     Raises:
-        ValueError: unknown method, or a fixed one without steps.
+        ValueError: unknown method, or a fixed one without steps or with a grid between other times.
         IntegrationError: max_nfe was reached, or the drift is not finite.
     """
     kind = lookup(METHODS, method, "ODE method")
-    if kind == "fixed" and (steps is None or steps < 1):
+    if kind == "fixed" and grid is None and (steps is None or steps < 1):
         raise ValueError(f"method {method!r} has fixed steps: give steps, at least 1 (got {steps!r})")
+    if grid is not None and (grid[0] != t0 or grid[-1] != t1):
+        raise ValueError(f"a grid from {grid[0]} to {grid[-1]} does not lead from t0 = {t0} to t1 = {t1}")
     if t0 == t1:
         return ODESolution(x, 0)
     counted = _Counted(fn, t0, t1, max_nfe, method)
     device = _parts(x)[0].device
-    times = torch.linspace(t0, t1, (steps or 1) + 1 if kind == "fixed" else 2, dtype=torch.float64, device=device)
-    options: dict[str, object] = {}
+    times = torch.tensor([t0, t1], dtype=torch.float64, device=device)
+    options: dict[str, Any] = {}
     if kind == "adaptive":
-        inner: list[float] = sorted([p for p in breakpoints if min(t0, t1) < p < max(t0, t1)], reverse=t1 < t0)
+        inner: list[float] = sorted(p for p in breakpoints if min(t0, t1) < p < max(t0, t1))
         options = {"step_t": times.new_tensor([*inner, t1]), "norm": _worst_sample_rms}
     elif kind == "scipy":
         options = {"solver": SCIPY[method]}
         rtol, atol = (min(tol) if isinstance(tol, tuple) else tol for tol in (rtol, atol))
-    elif method.endswith("_adams"):
-        options = {"max_order": ADAMS_MAX_ORDER}
+    else:
+        equal = torch.linspace(t0, t1, (steps or 1) + 1, dtype=torch.float64)
+        between = (equal if grid is None else torch.as_tensor(grid, dtype=torch.float64)).to(times)
+        between[0], between[-1] = t0, t1
+        # torchdiffeq turns time round by its sign when it runs backwards
+        options = {"grid_constructor": lambda fn, x, t: between if t[0] == between[0] else -between}
+        if method.endswith("_adams"):
+            options["max_order"] = ADAMS_MAX_ORDER
+    if on_step is not None and kind != "scipy":
+        name = "callback_accept_step" if kind == "adaptive" else "callback_step"
+        setattr(counted, name, _after_each(on_step))
     try:
         with warnings.catch_warnings():
             # torchdiffeq passes min_step to all of scipy's solvers, of which only LSODA has one.
@@ -106,6 +121,8 @@ def integrate(
     end = path[-1] if isinstance(path, Tensor) else tuple(part[-1] for part in path)
     if len(path if isinstance(path, Tensor) else path[0]) < len(times) and kind == "scipy":
         raise counted.failure("scipy stopped early")
+    if on_step is not None:
+        on_step(t1, end)  # type: ignore[arg-type]  # of the structure of x
     return ODESolution(end, counted.nfe)
 
 
@@ -146,6 +163,19 @@ class _Counted:
             f"{self.method} gave up at t = {self.t:g} after {self.nfe} evaluations ({reason}): the tolerance is below "
             "what the state's dtype resolves, or the drift is not smooth; raise rtol and atol, or use float64"
         )
+
+
+def _after_each(on_step: Callable[[float, Any], None]) -> Callable[[Tensor, Any, Tensor], None]:
+    """A callback for torchdiffeq, which calls at the beginning of every step: all but the first end one."""
+    first = True
+
+    def begin(t: Tensor, x: Any, dt: Tensor) -> None:
+        nonlocal first
+        if not first:
+            on_step(float(t), x)
+        first = False
+
+    return begin
 
 
 def _parts(state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

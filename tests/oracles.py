@@ -150,6 +150,55 @@ def assert_law(samples, law, sigmas=4.0):
     assert not worst, f"{len(samples)} samples are off by more than {sigmas} sigmas: {worst} of {deviations}"
 
 
+# Are these samples from the law of those?
+
+
+def energy_distance(x, y):
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| of two samples (n, *), (m, *): 0 for equal laws and for no others.
+
+    Szekely and Rizzo, "Energy statistics", J. Stat. Plan. Inference 143 (2013).
+    """
+    pooled, first = _pooled(x, y)
+    return float(_energy(pooled, first[None])[0])
+
+
+def energy_test(x, y, level=1e-4, permutations=300):
+    """(Energy distance of two samples, the threshold that equal laws exceed with probability ``level``).
+
+    Under equal laws all assignments of the pooled points to the samples are equally likely. Their distances have the
+    skewed law of a weighted sum of squares; the threshold is a quantile of the Pearson type III distribution (a shifted
+    gamma) of their mean, variance and skewness, since quantiles this far out would take 10^5 permutations to count.
+    """
+    pooled, first = _pooled(x, y)
+    shuffled = torch.rand(permutations, len(first), generator=generator(17)).argsort(1)
+    found = _energy(pooled, torch.cat([first[None], first[shuffled]])).double()
+    drawn = found[1:].numpy()
+    threshold = stats.pearson3.isf(level, stats.skew(drawn), drawn.mean(), drawn.std())
+    return float(found[0]), float(threshold)
+
+
+def assert_same_law(x, y, level=1e-4):
+    """Fail if the energy distance of two samples is above its permutation threshold."""
+    distance, threshold = energy_test(x, y, level)
+    assert distance <= threshold, (
+        f"energy distance {distance:.3g} of {len(x)} and {len(y)} samples, above {threshold:.3g}"
+    )
+
+
+def _pooled(x, y):
+    """(All distances (n + m, n + m), whether a point is of x (n + m,))."""
+    points = torch.cat([x, y]).detach().cpu().double().flatten(1)
+    assert points.isfinite().all(), "samples are not finite"
+    return torch.cdist(points, points).float(), torch.arange(len(points)) < len(x)
+
+
+def _energy(distances, first):
+    """Energy distances (P,) for P assignments (P, n + m) of the points."""
+    n, m = int(first[0].sum()), int((~first[0]).sum())
+    weights = torch.where(first, 1 / n, -1 / m)
+    return -((weights @ distances) * weights).sum(1)
+
+
 # Orders of convergence.
 
 

@@ -186,12 +186,20 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
 
 
 def build_sampler(config: ConfigDict, sde: SDE, **changes: Any) -> Sampler:
-    """The sampler; it gets those settings of ``config.sampling`` that it has, and ``changes`` on top."""
+    """The sampler; it gets those settings of ``config.sampling`` that it has and that are not None, and ``changes``."""
     settings = {**config.sampling.to_dict(), **changes}
     name = settings["sampler"]
-    sampler = get_sampler(name, **{key: settings[key] for key in sampler_options(name) if key in settings})
+    given = {key: settings[key] for key in sampler_options(name) if settings.get(key) is not None}
+    sampler = get_sampler(name, **given)
     sampler.time_grid(sde)  # a grid that cannot be made fails here, not after the training
     return sampler
+
+
+def unused_settings(config: ConfigDict, default: ConfigDict) -> list[str]:
+    """Keys of ``config.sampling`` that differ from the default though the chosen sampler does not have them."""
+    general = ("sampler", "num_images", "batch_size", "seed", "trajectory")
+    known = (*general, *sampler_options(config.sampling.sampler))
+    return [key for key, value in config.sampling.items() if key not in known and value != default.sampling[key]]
 
 
 def build_log_prob(config: ConfigDict, sde: SDE) -> Callable[..., LikelihoodResult]:

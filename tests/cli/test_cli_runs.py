@@ -85,8 +85,11 @@ def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of):
             "config.json",
             "likelihood/test_seed0.json",
             "metrics.jsonl",
-            "samples/ancestral_4nfe_seed0.npz",
-            "samples/ancestral_4nfe_seed0.png",
+            "samples/deis_4nfe_seed0.json",
+            "samples/deis_4nfe_seed0.npz",
+            "samples/deis_4nfe_seed0.png",
+            "samples/deis_4nfe_seed0_trajectory.gif",
+            "samples/deis_4nfe_seed0_trajectory.png",
         ]
     )
     assert steps_of(folder) == [3, 6, 9, 12]
@@ -96,7 +99,7 @@ def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of):
     assert "1500 training samples of digits (1, 8, 8)" in out
     assert "12 steps of 8, run folder runs/digits" in out
     assert "step 12/12: loss " in out
-    assert "7 samples by ancestral, 4 network evaluations each: runs/digits/samples/ancestral_4nfe_seed0.png" in out
+    assert "7 samples by deis, 4 network evaluations each: runs/digits/samples/deis_4nfe_seed0.png" in out
 
 
 def test_the_stored_configuration_is_the_resolved_one(digits):
@@ -121,7 +124,7 @@ def test_the_samples_are_those_of_the_averaged_weights(digits):
         x = generate(sampler, sde, model, (1, 8, 8), 7, batch_size=3, seed=0, progress=False).x
         shown[part] = data.quantizer.to_uint8(x).numpy()
         grid = image_grid(x, data.quantizer)
-        picture = np.asarray(Image.open(folder / "samples" / "ancestral_4nfe_seed0.png"))
+        picture = np.asarray(Image.open(folder / "samples" / "deis_4nfe_seed0.png"))
         assert np.array_equal(grid, picture) == (part == "ema")
     assert np.array_equal(samples(folder), shown["ema"])
     assert not np.array_equal(samples(folder), shown["model"])
@@ -175,7 +178,31 @@ def test_any_sampler_samples_a_run(cli, trained, name):
     assert np.array_equal(x, expected.x.detach().numpy())
     picture = np.asarray(Image.open(trained / "samples" / f"{name}_{nfe}nfe_seed5.png"))
     assert np.array_equal(picture, density_picture(expected.x.detach()))
-    assert json.loads((trained / "config.json").read_text())["sampling"]["sampler"] == "ancestral"  # as it was
+    assert json.loads((trained / "config.json").read_text())["sampling"]["sampler"] == "deis"  # as it was
+
+
+def test_settings_of_a_sampler_reach_it_and_are_kept_beside_the_samples(cli, trained):
+    flags = {"grid": "1,0.7,0.2,0.05", "eta": 0.5, "denoise": False, "threshold": "clip", "trajectory": 0, "seed": 8}
+    out = cli(
+        "--mode=sample",
+        f"--workdir={trained}",
+        "--sampler=ddim",
+        "--config.sampling.snr=0.3",
+        *(f"--config.sampling.{key}={value}" for key, value in flags.items()),
+    ).good()
+    assert "6 samples by ddim, 3 network evaluations each" in out
+    assert "note: ddim has no setting snr; not used" in out
+    x = samples(trained, "ddim_3nfe_seed8")
+    config, sde, model = trained_model(trained)
+    config.sampling.sampler = "ddim"
+    for key, value in flags.items():
+        config.sampling[key] = value
+    expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=6, seed=8, progress=False)
+    np.testing.assert_allclose(x, expected.x.detach().numpy(), atol=1e-6)
+    told = json.loads((trained / "samples" / "ddim_3nfe_seed8.json").read_text())
+    assert {key: told[key] for key in flags} == flags
+    assert (told["process"], told["nfe"], told["sampler"]) == (repr(sde), 3, "ddim")
+    assert not list((trained / "samples").glob("ddim*trajectory*"))
 
 
 def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):
@@ -262,7 +289,7 @@ def test_a_time_limit_is_said_with_the_way_on(cli, tiny):
     out = cli(*arguments, "--config.training.time_limit=1e-9").good()
     assert "time limit of 1e-09 minutes reached after step 1 of 12; all is saved" in out
     assert "  python run_lib.py --mode=train --workdir=run   # goes on to step 12" in out
-    assert "6 samples by ancestral" in out
+    assert "6 samples by deis" in out
     assert "step 12/12" in cli("--mode=train", "--workdir=run", "--config.training.time_limit=0").good()
 
 
@@ -313,7 +340,8 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of):
     for argument in tiny[1:]:
         name, value = argument.removeprefix("--config.").split("=")
         section, key = name.split(".")
-        expected[section][key] = type(expected[section][key])(float(value)) if key != "decay" else value
+        kind = expected[section].get_type(key)
+        expected[section][key] = kind(float(value)) if key != "decay" else value
     assert config == json.loads(expected.to_json())
     _, _, model = trained_model(trained)
     parameters = sum(p.numel() for p in model.parameters())

@@ -9,7 +9,7 @@ import torch
 from oracles import PROCESSES
 from torch import nn
 
-from models import CONDITIONINGS, EMA, MODELS, PRECISIONS, ScoreModel, UNet
+from models import CONDITIONINGS, EMA, MLP, MODELS, PRECISIONS, ScoreModel, UNet
 from sde_lib import PREDICTIONS, VPSDE
 
 LAW = oracles.mixture((2, 3))
@@ -290,6 +290,17 @@ def test_the_score_of_every_network_is_differentiable(name, precision):
     assert x.grad.dtype == torch.float32
     assert x.grad.any()
     assert next(p for p in model.net.head.parameters()).grad.dtype == torch.float32
+
+
+def test_a_state_in_float64_runs_through_a_network_in_float32():
+    torch.manual_seed(0)
+    model = ScoreModel(MLP(3), VPSDE(), "edm")
+    torch.nn.init.normal_(next(p for p in reversed(list(model.net.parameters())) if p.ndim == 2))
+    x = torch.randn(4, 3, generator=oracles.generator(), dtype=torch.float64)
+    for call in (model, model.eps, model.denoise):
+        wide, narrow = call(x, 0.3), call(x.float(), 0.3)
+        assert wide.dtype == torch.float64
+        torch.testing.assert_close(wide.float(), narrow, rtol=1e-5, atol=1e-5)
 
 
 def test_an_average_of_the_whole_model_is_a_model():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import PROCESSES
 
-from samplers import CORRECTORS, Score, get_sampler
+from samplers import CORRECTORS, GeneratorNoise, Score, get_sampler
 from samplers.ancestral import VARIANCES
 from samplers.langevin import correct
 from sde_lib import SDES, VESDE, VPSDE, ddpm_schedule
@@ -28,7 +28,7 @@ def noise(seed=7):
 
 def score_of(sde, eps, seed=7):
     """A score -eps(x) / sigma, for an eps that is no linear function."""
-    return Score(sde, lambda x, t: -eps(x) / sde.sigma(t[0]), oracles.generator(seed))
+    return Score(sde, lambda x, t: -eps(x) / sde.sigma(t[0]), GeneratorNoise(oracles.generator(seed)))
 
 
 def step(name, score, x, t, s, **options):
@@ -143,15 +143,15 @@ def test_the_annealed_rule_does_not_know_the_batch_and_the_langevin_rule_does():
     sde, t, ratio2 = VPSDE(), torch.tensor(0.4, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     x, others = draw(0)[:1], 30 * draw(1)
 
-    class SameNoise(Score):
+    class SameNoise(GeneratorNoise):
         """Every sample of the batch gets the same noise."""
 
-        def noise_like(self, x):
+        def fresh(self, x):
             return noise()[:1].expand(x.shape)
 
     alone, together = {}, {}
     for name, rule in CORRECTORS.items():
-        score = SameNoise(sde, lambda x, t: -x)
+        score = Score(sde, lambda x, t: -x, SameNoise())
         alone[name] = correct(score, x, t, ratio2, rule, 0.1)
         together[name] = correct(score, torch.cat([x, others]), t, ratio2, rule, 0.1)[:1]
     assert torch.equal(alone["annealed_langevin"], together["annealed_langevin"])
@@ -176,9 +176,28 @@ def test_a_pc_step_is_songs_for_vp(i):
         size = 2 * (1 - beta) * (0.16 * norm_z / norm_g) ** 2
         expected = expected + size * g + (2 * size).sqrt() * z[k]
     score = score_of(VPSDE(), torch.sin)
-    found = step("pc", score, x, CHAIN.times[i], CHAIN.times[i - 1], corrector_steps=2)
+    found = step("pc", score, x, CHAIN.times[i], CHAIN.times[i - 1], corrector="langevin", corrector_steps=2)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert score.nfe == 3
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_with_the_corrector_first_the_updates_are_made_at_the_time_before_the_step(process):
+    """As in Song's code: x is corrected at t, and then predicted from t to s."""
+    sde = PROCESSES[process]
+    t, s = (torch.tensor(v, dtype=torch.float64) for v in (0.61, 0.58))
+    x, snr = draw(0), 0.1
+    generator = oracles.generator(7)
+    z = [torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(3)]
+    ratio, std = sde.transition(s, t)
+    size = 2 * (ratio * snr * sde.sigma(t)) ** 2
+    expected = x
+    for k in (0, 1):
+        expected = expected - size * torch.sin(expected) / sde.sigma(t) + (2 * size).sqrt() * z[k]
+    expected = (2 - ratio) * expected - std**2 * torch.sin(expected) / sde.sigma(t) + std * z[2]
+    options = {"corrector_first": True, "corrector_steps": 2, "snr": snr}
+    found = step("pc", score_of(sde, torch.sin), x, t, s, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("process", PROCESSES)

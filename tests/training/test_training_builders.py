@@ -427,7 +427,7 @@ def test_a_sampler_gets_the_settings_that_it_has(name):
     [
         ({"sampler": "ancestrel"}, "unknown sampler 'ancestrel'.*did you mean 'ancestral'"),
         ({"grid": "linear"}, "unknown time grid 'linear'"),
-        ({"variance": "both"}, "unknown variance 'both'"),
+        ({"sampler": "ancestral", "variance": "both"}, "unknown variance 'both'"),
         ({"sampler": "pc", "corrector": "mala"}, "unknown corrector 'mala'"),
         ({"sampler": "ode", "method": "rk9"}, "unknown ODE method 'rk9'"),
     ],

@@ -55,7 +55,7 @@ def test_what_may_change_is_reported(folder, config):
         "data.workers: 0 -> 3",
         "model.dropout: 0.1 -> 0.5",
         "model.precision: 'auto' -> 'float32'",
-        "sampling.sampler: 'ancestral' -> 'pc'",
+        "sampling.sampler: 'deis' -> 'pc'",
         "training.steps: 0 -> 7",
     ]
 

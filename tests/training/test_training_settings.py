@@ -59,7 +59,8 @@ def test_every_number_has_a_range_but_the_seeds():
 
 @pytest.mark.parametrize(("name", "low"), settings.AT_LEAST.items())
 def test_lower_bounds(name, low):
-    settings.check(changed(name, type(DEFAULT[name])(low)), plain())
+    kind = float if DEFAULT[name] is None else type(DEFAULT[name])
+    settings.check(changed(name, kind(low)), plain())
     assert refusal(name, low - 1) == f"ValueError: config.{name} is {low - 1}; it must be at least {low:g}"
 
 
