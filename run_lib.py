@@ -11,6 +11,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
 
+import glob
 import json
 import re
 import shlex
@@ -27,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import default
 from evaluation import Generated, Trajectory, evaluate_likelihood, generate, picture, save_picture
 from models import ScoreModel
-from samplers import Progress
+from samplers import SAMPLERS, Progress
 from sde_lib import lookup
 from training import Metrics, RunFolder, builders, estimate_memory, load_checkpoint, load_weights, settings, train
 from training.builders import Experiment
@@ -38,7 +39,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_enum("mode", None, ["train", "sample", "likelihood"], "What to do with the run.")
 flags.DEFINE_string("workdir", None, "Run folder. Default: runs/NAME for configs/NAME.py, or that of --checkpoint.")
-flags.DEFINE_string("sampler", None, "Sampler, in place of config.sampling.sampler.")
+flags.DEFINE_string("sampler", None, f"Sampler, in place of config.sampling.sampler: {', '.join(SAMPLERS)}.")
 flags.DEFINE_string("checkpoint", None, "Checkpoint folder to use. Default: the newest of the run.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved configuration, parameter count and memory estimate, and leave.")
 flags.DEFINE_bool("traceback", False, "On an error, show where it arose.")
@@ -110,7 +111,7 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
     if reason == "time limit":
         minutes = f"{options.time_limit:g} minutes"
         print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
-    sample(config, folder, experiment, state.ema.model)
+    sample(config, folder, experiment, state.ema.model, f"step {state.step}")
     score(config, folder, experiment, state.ema.model)
     print("next:")
     if reason == "time limit":
@@ -124,7 +125,8 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
 def run_sample(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
     """Draw samples of a trained run with any sampler."""
     check_evaluation(config, experiment)
-    sample(config, folder, experiment, trained_model(config, folder, experiment))
+    model = trained_model(config, folder, experiment)
+    sample(config, folder, experiment, model, str(folder.checkpoint(FLAGS.checkpoint)))
 
 
 def run_likelihood(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
@@ -140,21 +142,24 @@ MODES: dict[str, Callable[[ConfigDict, RunFolder, Experiment], None]] = {
 }
 
 
-def sample(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel) -> None:
+def sample(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel, source: str) -> None:
     """Write a picture of samples, the samples themselves, and how they came about."""
     moments, quantizer = config.sampling.trajectory, experiment.dataset.quantizer
     images = 4 if quantizer else config.sampling.batch_size  # points make a picture only together
     trajectory = Trajectory(experiment.sde, moments, images) if moments else None
     result = draw(config, experiment, model, trajectory)
-    name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}"
+    settings_used, mark = builders.sampler_settings(config, default.get_config(), experiment.sde)
+    name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
     values = result.x if quantizer is None else quantizer.to_uint8(result.x)
     np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
-    provenance = {"process": repr(experiment.sde), "nfe": result.nfe, **config.sampling.to_dict()}
+    provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
     path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
     unused = builders.unused_settings(config, default.get_config())
     if unused:
-        print(f"note: {config.sampling.sampler} has no setting {', '.join(unused)}; not used")
+        print(f"note: {config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
+    for old in folder.samples.glob(f"{glob.escape(name)}_trajectory.*"):
+        old.unlink()  # of other samples
     if trajectory is not None:
         trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
     print(

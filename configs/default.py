@@ -84,7 +84,7 @@ def get_config() -> ConfigDict:
     sampling.seed = 0  # of all noise in sampling
     sampling.steps = placeholder(int)  # None: the sampler's own, e.g. deis 20, ancestral 500; adaptive ones need none
     sampling.grid = placeholder(str)  # uniform, quadratic, log_snr, karras, asinh, or times "1,0.5,0.01"; None: its own
-    sampling.t_end = 1e-3  # where the steps stop
+    sampling.t_end = placeholder(float)  # where the steps stop; None: 0.001 (deis and ipndm from 24 steps on: 0.0003)
     sampling.denoise = True  # return E[x0 | x] at t_end, without its last noise
     sampling.rho = placeholder(float)  # grid karras (None: 7) or asinh (None: 2)
     sampling.threshold = "none"  # of the denoised estimate: none, clip, dynamic
@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
     sampling.atol = placeholder(float)  # absolute tolerance; None: ode 1e-5, adaptive_sde 0.0078
     sampling.first_step = 0.01  # adaptive_sde: size of its first step
     sampling.max_nfe = 10_000  # ode, adaptive_sde: give up after this many evaluations
-    sampling.trajectory = 9  # moments shown in the strip and the animation beside the samples; 0: none
+    sampling.trajectory = 9  # moments in the strip and the animation, before the finished samples; 0: none
 
     config.likelihood = likelihood = ConfigDict()
     likelihood.split = "test"  # train, test (celeba: valid too)

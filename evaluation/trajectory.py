@@ -19,7 +19,8 @@ GAP = 6
 class Trajectory:
     """Keeps x_t and E[x0 | x_t] of the first samples at a fixed number of moments: pass it as ``on_step``.
 
-    The moments are equal numbers of steps apart; where a method finds its steps as it goes, equal times apart.
+    The moments are equal numbers of steps apart; where a method finds its steps as it goes, equal times apart, or fewer
+    if its steps are longer than that.
 
     Args:
         sde: the process.
@@ -34,11 +35,13 @@ class Trajectory:
         self.moments = moments
         self.images = images
         self.frames: list[tuple[Tensor, Tensor]] = []
+        self._batch: int | None = None  # the first batch that is seen is the one that is kept
 
     def __call__(self, first: int, progress: Progress) -> None:
         """Keep this moment if it is time."""
         done = 1 - progress.t / self.sde.T if progress.steps is None else (progress.step + 1) / progress.steps
-        if first == 0 and len(self.frames) < self.moments and done * self.moments >= len(self.frames) + 0.99:
+        self._batch = first if self._batch is None else self._batch
+        if first == self._batch and len(self.frames) < self.moments and done * self.moments >= len(self.frames) + 0.99:
             t = torch.tensor(progress.t, dtype=torch.float64)
             scale = torch.hypot(*self.sde.marginal(t))  # so that a variance-exploding x can be seen
             self.frames.append(((progress.x[: self.images] / scale).cpu(), progress.denoised[: self.images].cpu()))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from samplers.base import Report, Sampler, SamplingError, Score
+from samplers.time_grid import with_noise_at_the_end
 from sde_lib import SDE, match_dims
 
 
@@ -45,9 +46,11 @@ class AdaptiveSDE(Sampler):
         self.first_step = first_step
         self.max_nfe = max_nfe
 
+    divides_by_alpha = False
+
     def time_grid(self, sde: SDE) -> Tensor:
         """The two ends."""
-        return super().time_grid(sde)[[0, -1]]
+        return with_noise_at_the_end(sde, super().time_grid(sde)[[0, -1]])
 
     def step_count(self, sde: SDE) -> None:
         """Found out as it goes."""
@@ -59,13 +62,15 @@ class AdaptiveSDE(Sampler):
 
     def run(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
         """Solve from the first time to the last, each image at its own pace."""
+        if x.dtype in (torch.float16, torch.bfloat16):  # in which neither times nor errors resolve
+            return self.run(score, x.float(), times, report).to(x.dtype)
         end = times[-1]
         t = times[:1].repeat(len(x))
         h = torch.clamp(t - end, max=self.first_step)
         path, previous = score.source.path(x), x
         w = path.at(score.clock(t))
         while (t > end).any():
-            if score.nfe >= self.max_nfe:
+            if score.nfe + 2 > self.max_nfe:
                 raise SamplingError(
                     f"still at t = {float(t.max()):g} after max_nfe = {self.max_nfe} evaluations: raise max_nfe, or "
                     "raise rtol and atol"
@@ -73,9 +78,9 @@ class AdaptiveSDE(Sampler):
             s = torch.where(h < t - end, t - h, end)
             w_s = path.at(score.clock(s))
             past = (score.clock(t) - score.clock(s)).clamp(min=1e-30).sqrt()
-            euler, heun = self._pair(score, x, t, s, (w - w_s) / match_dims(past, x))
+            euler, heun = self._pair(score, x, t, s, (w - w_s).to(x.dtype) / match_dims(past, x))
             scale = torch.maximum(euler.abs(), previous.abs()).mul(self.rtol).clamp(min=self.atol)
-            error = ((heun - euler) / scale).flatten(1).square().mean(1).sqrt().cpu().double()
+            error = ((heun - euler) / scale).reshape(len(x), -1).square().mean(1).sqrt().cpu().double()
             if not error.isfinite().all():
                 score.check(heun)
             accepted = error <= 1
@@ -83,7 +88,8 @@ class AdaptiveSDE(Sampler):
             x, previous, w = torch.where(mask, heun, x), torch.where(mask, euler, previous), torch.where(mask, w_s, w)
             t = torch.where(accepted, s, t)
             h = torch.minimum(t - end, 0.9 * h * error.clamp(min=1e-10) ** -0.9)
-            report(t.max(), x)
+            if accepted.any():
+                report(t.max(), x)
         return x
 
     def _pair(self, score: Score, x: Tensor, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,11 @@ t to s < t. Methods that remember earlier steps carry that in an explicit state,
 their own steps replace ``run``.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import count
+from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -49,6 +51,8 @@ class Progress(NamedTuple):
     denoised: Tensor
 
 
+MOST_STEPS = 1_000_000
+
 Report = Callable[[Tensor | float, Tensor], None]
 """(time reached, x there) -> None; called after every step."""
 
@@ -57,7 +61,7 @@ class Score:
     """A score function with its process and its source of noise, counting and checking the evaluations.
 
     Time is a float64 scalar on the CPU: coefficients are computed in float64, and only the state has the precision and
-    the device of x. Nothing here waits for the device.
+    the device of x. Nothing here waits for the device then. (Adaptive methods look at errors, and must.)
     """
 
     def __init__(self, sde: SDE, score_fn: ScoreFn, noise: Noise | None = None) -> None:
@@ -66,26 +70,42 @@ class Score:
         self.nfe = 0
         self._score_fn = score_fn
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
-        self._broken: Tensor | None = None  # time at which the score was first not finite; -1: never
+        self._bad_score: Tensor | None = None  # time at which the score of a finite x was first not finite; -1: never
+        self._bad_state: Tensor | None = None  # time at which x was first not finite
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Score (B, *) at one time () for the whole batch, or at a time for each sample (B,).
 
         Raises:
             ValueError: the score function returned another shape.
+            TypeError: it returned something else than a tensor of floating-point numbers.
         """
         self.nfe += 1
         times = t.to(x) if t.ndim else torch.full((len(x),), float(t), dtype=x.dtype, device=x.device)
         value = self._score_fn(x, times)
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"the score is {kind}; a score function (x, t) returns a floating-point tensor")
         if value.shape != x.shape:
             raise ValueError(
                 f"the score of x {tuple(x.shape)} has shape {tuple(value.shape)}; a score function "
                 "(x: (B, *), t: (B,)) returns the shape of x"
             )
-        broken = x.new_full((), -1.0) if self._broken is None else self._broken
-        self._broken = torch.where(value.isfinite().all() | (broken >= 0), broken, times.max())
+        value = value.to(x.dtype)
+        self._watch(x, value, times)
         self._last = (x, t, value)
         return value
+
+    def _watch(self, x: Tensor, value: Tensor, times: Tensor) -> None:
+        """Note where a state or its score was first not finite; what comes of it later is not noted."""
+        state, score = (v.reshape(len(x), -1).isfinite().all(1) for v in (x, value))
+        never = times.new_full((), -1.0)
+        bad_score, bad_state = torch.where(state & ~score, times, never).max(), torch.where(~state, times, never).max()
+        if self._bad_score is not None and self._bad_state is not None:
+            sound = (self._bad_score < 0) & (self._bad_state < 0)
+            bad_score = torch.where(sound, bad_score, self._bad_score)
+            bad_state = torch.where(sound, bad_state, self._bad_state)
+        self._bad_score, self._bad_state = bad_score, bad_state
 
     def eps(self, x: Tensor, t: Tensor) -> Tensor:
         """Predicted noise -sigma s (B, *)."""
@@ -120,17 +140,18 @@ class Score:
 
     def check(self, x: Tensor) -> None:
         """Raise SamplingError unless every score, and the result, is finite (this waits for the device)."""
-        broken = -1.0 if self._broken is None else float(self._broken)
-        if broken >= 0:
+        score, state = (-1.0 if bad is None else float(bad) for bad in (self._bad_score, self._bad_state))
+        if score >= 0:
             raise SamplingError(
-                f"the score is not finite at t = {broken:g}: an untrained or diverged network gives this; check its "
+                f"the score is not finite at t = {score:g}: an untrained or diverged network gives this; check its "
                 "training loss, use an earlier checkpoint, or a larger t_end if the time is near 0"
             )
-        if not x.isfinite().all():
-            bad = int((~x.flatten(1).isfinite().all(1)).sum())
+        bad = int((~x.reshape(len(x), -1).isfinite().all(1)).sum())
+        if bad or state >= 0:
+            where = f"before t = {state:g}" if state >= 0 else "at the end"
             raise SamplingError(
-                f"{bad} of {len(x)} samples are not finite though their scores were: the steps are too large; use more "
-                "steps, another grid, or a threshold"
+                f"{bad} of {len(x)} samples are not finite {where} though their scores were: the steps are too large; "
+                "use more steps, another grid, a threshold, or smaller amounts of noise"
             )
 
 
@@ -143,7 +164,7 @@ class Sampler(ABC):
     Args:
         steps: number of steps; None for the method's own choice.
         grid: a key of ``samplers.GRIDS``, or a decreasing sequence of times; None for the method's own choice.
-        t_end: time at which the steps stop.
+        t_end: time at which the steps stop; None for 0.001 (long runs of some methods: 0.0003).
         denoise: return E[x0 | x] at t_end, by one more evaluation, rather than x with its last noise.
         rho: exponent of the grid "karras" (None: 7), or extent of the dense part of "asinh" (None: 2).
         threshold: what keeps the denoised estimate in the data's range: "none", "clip" or "dynamic".
@@ -153,13 +174,14 @@ class Sampler(ABC):
 
     natural_steps: ClassVar[int] = 500
     natural_grid: ClassVar[str] = "uniform"
+    divides_by_alpha: bool = True  # the method needs a signal that the state's dtype resolves
     order: int | None = None
 
     def __init__(
         self,
         steps: int | None = None,
         grid: str | Sequence[float] | Tensor | None = None,
-        t_end: float = 1e-3,
+        t_end: float | None = None,
         denoise: bool = True,
         rho: float | None = None,
         threshold: str = "none",
@@ -168,17 +190,25 @@ class Sampler(ABC):
     ) -> None:
         self.steps = self.natural_steps if steps is None else steps
         self.grid = self.natural_grid if grid is None else grid
-        self.t_end = t_end
+        self.t_end = 1e-3 if t_end is None else t_end
         self.denoise = denoise
         self.rho = rho
         self.threshold = threshold
         self.limit = limit
         self.quantile = quantile
         lookup(THRESHOLDS, threshold, "threshold")
-        if not (limit > 0 and (rho is None or rho > 0) and 0 < quantile <= 1):
+        if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(
+                f"steps is {steps!r}; a sampler needs a whole number of at least 1, at most {MOST_STEPS:,}"
+            )
+        if not (0 < limit < math.inf and (rho is None or 0 < rho < math.inf) and 0 < quantile <= 1):
             raise ValueError(
                 f"limit is {limit}, rho {rho} and quantile {quantile}; give limit and rho above 0, quantile in (0, 1]"
             )
+
+    def __repr__(self) -> str:
+        settings = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and not k.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
     def time_grid(self, sde: SDE) -> Tensor:
         """Times that this sampler visits, float64 (steps + 1,)."""
@@ -243,22 +273,39 @@ class Sampler(ABC):
         """
         if generator is not None and noise is not None:
             raise ValueError("give generator or noise as the source of noise, not both")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"the state would have dtype {dtype}; give x_init and dtype in floating point")
+        if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise ValueError(f"the shape of the samples is {shape!r}; give (B, *), whole numbers above 0")
         times = self.time_grid(sde)
-        source = GeneratorNoise(generator) if noise is None else noise
+        source = GeneratorNoise(generator) if noise is None else noise.begin()
         if x_init is None:
             x = source.start(sde, shape, device, dtype)
         elif tuple(x_init.shape) != tuple(shape):
             raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but samples of {tuple(shape)} were asked for")
         else:
-            x = x_init.to(device=device, dtype=dtype)
+            x = x_init.to(device=device, dtype=dtype, copy=True)
         if not x.is_floating_point():
             raise ValueError(f"the state would have dtype {x.dtype}; give x_init and dtype in floating point")
+        if x_init is not None and not x.isfinite().all():
+            raise ValueError("x_init is not finite")
+        self._require_signal(sde, times[0], x.dtype)
         score = Score(sde, thresholded(sde, score_fn, self.threshold, self.limit, self.quantile), source)
         x = self.run(score, x, times, self._reporter(score, callback))
         if self.denoise:
             x = score.denoise(x, times[-1])
         score.check(x)
         return SampleResult(x, score.nfe)
+
+    def _require_signal(self, sde: SDE, t: Tensor, dtype: torch.dtype) -> None:
+        """Raise ValueError where x0 = (x - sigma eps) / alpha would be rounding errors."""
+        alpha, sigma = (float(c) for c in sde.marginal(t))
+        if self.divides_by_alpha and alpha < (1e-13 if dtype == torch.float64 else 1e-5) * sigma:
+            raise ValueError(
+                f"at t = {float(t):g} {sde!r} leaves alpha / sigma = {alpha / sigma:.2g} of the signal, too little for "
+                f"{dtype}: begin the grid later (such as '0.99, 0.9, ...'), use float64, or the sampler "
+                "reverse_diffusion"
+            )
 
     def _reporter(self, score: Score, callback: Callable[[Progress], None] | None) -> Report:
         if callback is None:

@@ -21,6 +21,10 @@ VARIABLES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
 t, or n = sigma / alpha = e^-l."""
 
 
+LONG = 24
+"""Steps from which on the error of stopping at t = 0.001 would exceed that of the steps."""
+
+
 class DEIS(Multistep):
     """x_s = (alpha_s / alpha_t) x_t + alpha_s * integral of eps_hat dn, with n = sigma / alpha.
 
@@ -42,6 +46,8 @@ class DEIS(Multistep):
         super().__init__(4 if order is None else order, **options)
         self.order = 3 if order is None else min(order, 3)
         self.chosen = order
+        if options.get("t_end") is None and self.steps >= LONG:
+            self.t_end = 3e-4
         self.variable = lookup(VARIABLES, variable, "variable")
 
     def points(self, steps: int) -> int:
@@ -50,7 +56,9 @@ class DEIS(Multistep):
 
     def time_grid(self, sde: SDE) -> Tensor:
         """The grid; the dense part of "asinh" is the wider, the higher the order, as more points want evener steps."""
-        rho = max(self.points(self.steps) - 1, 1) if self.rho is None and self.grid == "asinh" else self.rho
+        rho = self.rho
+        if rho is None and isinstance(self.grid, str) and self.grid == "asinh":
+            rho = max(self.points(self.steps) - 1, 1)
         return time_grid(sde, self.grid, self.steps, self.t_end, rho=rho)
 
     def predict(self, score: Score, x: Tensor, t: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class DPMSolver(Sampler):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        if order not in ORDERS:
+        if isinstance(order, bool) or not isinstance(order, int) or order not in ORDERS:
             raise ValueError(f"order is {order!r}; DPM-Solver has the orders {', '.join(map(str, ORDERS))}")
         self.order = order
 

@@ -13,7 +13,7 @@ from sde_lib import SDE
 
 
 class SDEDPMSolverPP(DPMSolverPP):
-    """The family of reverse SDEs whose noise is eta times that of the reverse process; eta = 0 is the ODE.
+    """The family of reverse SDEs with eta times the variance of the reverse process's noise; eta = 0 is the ODE.
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) * integral of e^(-(1 + eta)(l_s - l)) x0_hat dl
           + sigma_s sqrt(1 - e^(-2 eta h)) z,
@@ -22,7 +22,7 @@ class SDEDPMSolverPP(DPMSolverPP):
 
     Args:
         order: 1 or 2.
-        eta: 1 is the reverse SDE of the process; from 0.
+        eta: 1 is the reverse SDE of the process; 0 to 10.
         **options: of ``Sampler``.
     """
 
@@ -31,8 +31,8 @@ class SDEDPMSolverPP(DPMSolverPP):
 
     def __init__(self, order: int = 2, eta: float = 1.0, **options: Any) -> None:
         super().__init__(order, **options)
-        if not 0 <= eta < float("inf"):
-            raise ValueError(f"eta is {eta!r}; give 0 (the ODE) or more (1 is the reverse SDE)")
+        if not 0 <= eta <= 10:
+            raise ValueError(f"eta is {eta!r}; give 0 (the ODE) to 10 (1 is the reverse SDE)")
         self.eta = eta
         self.order = None
 

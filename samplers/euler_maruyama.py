@@ -10,6 +10,8 @@ from samplers.base import Sampler, Score
 class EulerMaruyama(Sampler):
     """x_s = x_t + [f x - g^2 s(x, t)] (s - t) + g sqrt(t - s) z, coefficients at t."""
 
+    divides_by_alpha = False
+
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step."""
         f, g = score.sde.drift_coeff(t), score.sde.diffusion(t)

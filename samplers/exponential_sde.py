@@ -6,15 +6,15 @@ from samplers.dpmpp_sde import SDEDPMSolverPP
 
 
 class ExponentialSDE(SDEDPMSolverPP):
-    """The family of reverse SDEs whose noise is eta times that of the reverse process.
+    """The family of reverse SDEs with eta times the variance of the reverse process's noise.
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) x0_hat + sigma_s sqrt(1 - e^(-2 eta h)) z
 
-    SDE-DPM-Solver++ of order 1 (arXiv 2211.01095). At eta = 0 it is DDIM, at eta = 1 ancestral sampling; in between and
-    above it keeps the marginals of the process as the steps shrink, as DDIM's other eta does.
+    SDE-DPM-Solver++ of order 1 (arXiv 2211.01095). At eta = 0 it is DDIM, at eta = 1 ancestral sampling. (DDIM's own
+    eta is the share of the standard deviation, and ends at 1.)
 
     Args:
-        eta: 1 is the reverse SDE of the process; from 0.
+        eta: 1 is the reverse SDE of the process; 0 to 10.
         **options: of ``Sampler``.
     """
 

@@ -11,8 +11,8 @@ predictions F_j at earlier places u_j, F is replaced by the polynomial through t
 
 The weights hold for any spacing of the grid. A polynomial through k points makes a local error of order k + 1, so k
 points make a method of order k. The first steps have fewer points. So that they do not spoil the order, a step with
-fewer than order - 1 points is repeated with the prediction at its end as one more point, as the next step needs that
-prediction anyway, no evaluation is lost.
+fewer than order - 1 points is repeated with the prediction at its end as one more point. The next step needs that
+prediction anyway, so no evaluation is lost.
 """
 
 from abc import abstractmethod
@@ -66,7 +66,7 @@ class Multistep(Sampler):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        if order not in self.orders:
+        if isinstance(order, bool) or not isinstance(order, int) or order not in self.orders:
             raise ValueError(f"order is {order!r}; this method has the orders {', '.join(map(str, self.orders))}")
         self.order = self._points = order
 

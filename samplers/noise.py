@@ -26,6 +26,10 @@ _START, _FRESH = 1, 2
 class Noise(ABC):
     """A source of standard normal noise."""
 
+    def begin(self) -> "Noise":
+        """The source for one run: a run neither follows from earlier ones nor changes later ones."""
+        return self
+
     @abstractmethod
     def start(
         self, sde: SDE, shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None
@@ -79,12 +83,23 @@ class PathNoise(Noise):
 
     Args:
         seeds: one whole number in [0, 2^63) for each image.
+
+    Raises:
+        ValueError: a seed is not such a number.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = torch.tensor(list(seeds), dtype=torch.int64)
+    def __init__(self, seeds: Sequence[int] | Tensor) -> None:
+        given = seeds.tolist() if isinstance(seeds, Tensor) else list(seeds)
+        for seed in given:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+                raise ValueError(f"seed {seed!r}: give a whole number in [0, 2^63) for each image")
+        self.seeds = torch.tensor(given, dtype=torch.int64)
         self._path: BrownianPath | None = None
         self._draws = 0
+
+    def begin(self) -> "PathNoise":
+        """Anew, from the same seeds."""
+        return PathNoise(self.seeds)
 
     def start(
         self, sde: SDE, shape: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None

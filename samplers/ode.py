@@ -1,11 +1,13 @@
 """The probability-flow ODE, solved by a general method (arXiv 2011.13456, section 4.3)."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from samplers.base import Report, Sampler, Score
+from samplers.time_grid import with_noise_at_the_end
 from sde_lib import METHODS, SDE, integrate, lookup
 
 FIXED_ORDERS = {
@@ -35,6 +37,7 @@ class ProbabilityFlow(Sampler):
     """
 
     natural_steps = 100
+    divides_by_alpha = False
 
     def __init__(
         self, method: str = "dopri5", rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 10_000, **options: Any
@@ -46,6 +49,8 @@ class ProbabilityFlow(Sampler):
         self.rtol = rtol
         self.atol = atol
         self.max_nfe = max_nfe
+        if not (0 < rtol < math.inf and 0 < atol < math.inf and max_nfe >= 1):
+            raise ValueError(f"rtol is {rtol}, atol {atol} and max_nfe {max_nfe}; give numbers above 0")
 
     def time_grid(self, sde: SDE) -> Tensor:
         """The grid of a fixed method; the two ends for an adaptive one."""
@@ -53,7 +58,7 @@ class ProbabilityFlow(Sampler):
         steps = times.diff()
         if self.method.endswith("_adams") and not torch.allclose(steps, steps.mean(), rtol=1e-6):
             raise ValueError(f"method {self.method!r} needs equal steps: give grid 'uniform', or use deis or ipndm")
-        return times if self.fixed else times[[0, -1]]
+        return with_noise_at_the_end(sde, times if self.fixed else times[[0, -1]])
 
     def step_count(self, sde: SDE) -> int | None:
         """The grid's, or None for an adaptive method."""
@@ -70,9 +75,10 @@ class ProbabilityFlow(Sampler):
         def drift(time: Tensor, x: Tensor) -> Tensor:
             return flow.sde(x, time)[0]
 
+        half = x.dtype in (torch.float16, torch.bfloat16)  # in which neither times nor errors resolve
         solution = integrate(
             drift,
-            x,
+            x.float() if half else x,
             float(times[0]),
             float(times[-1]),
             method=self.method,
@@ -83,4 +89,4 @@ class ProbabilityFlow(Sampler):
             max_nfe=self.max_nfe,
             on_step=report,
         )
-        return solution.x
+        return solution.x.to(x.dtype)

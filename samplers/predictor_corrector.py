@@ -1,5 +1,6 @@
 """Predictor-corrector sampling (arXiv 2011.13456, algorithm 1): any predictor, any corrector."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from sde_lib import lookup
 
 class Stay(Sampler):
     """No predictor: x_s = x_t, for a corrector alone."""
+
+    divides_by_alpha = False
 
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Nothing."""
@@ -66,9 +69,10 @@ class PredictorCorrector(Sampler):
         super().__init__(**options)
         if isinstance(corrector_steps, bool) or not isinstance(corrector_steps, int):
             raise TypeError(f"corrector_steps is {corrector_steps!r}; give a whole number")
-        if corrector_steps < 0 or not snr > 0:
+        if corrector_steps < 0 or not 0 < snr < math.inf:
             raise ValueError(f"corrector_steps is {corrector_steps} and snr {snr}; they must be at least 0 and above 0")
         self.predictor = lookup(PREDICTORS, predictor, "predictor")(**options)
+        self.divides_by_alpha = self.predictor.divides_by_alpha
         self.rule = lookup(CORRECTORS, corrector, "corrector")
         self.snr = snr
         self.corrector_steps = corrector_steps

@@ -1,5 +1,6 @@
 """Time grids: float64 tensors of steps + 1 decreasing times from t_start to t_end. Step sizes are read off the grid."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,6 +53,9 @@ GRIDS: dict[str, Rule] = {
 }
 """Name -> rule."""
 
+LOGARITHMIC = ("log_snr", "asinh")
+"""Grids that have no end where the log-SNR is infinite."""
+
 NATURAL_RHO = {"karras": 7.0, "asinh": 2.0}
 """Name -> the rho of a grid that has one."""
 
@@ -81,16 +85,26 @@ def time_grid(
     Raises:
         ValueError: unknown name, no step, or times that do not decrease within [0, T].
     """
-    if not isinstance(grid, str) or "," in grid:
-        times = torch.as_tensor(_numbers(grid) if isinstance(grid, str) else grid, dtype=torch.float64)
+    if not isinstance(grid, str) or _NUMBERS.match(grid):
+        times = _numbers(grid)
     else:
         rule = lookup(GRIDS, grid, "time grid")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps is {steps!r}; a sampler needs a whole number of at least 1")
         start = sde.T if t_start is None else t_start
+        if not sde.log_snr(torch.tensor(start, dtype=torch.float64)).isfinite() and grid in (*LOGARITHMIC, "karras"):
+            raise ValueError(
+                f"at t = {start:g} {sde!r} has no signal: give the times, beginning later (such as '0.99, 0.9, ...'), "
+                "or grid 'uniform' with a sampler that needs none (reverse_diffusion)"
+            )
         if not 0 <= t_end < start:
             raise ValueError(f"t_end is {t_end!r}; it must lie in [0, {start:g}), where the grid begins")
         rho = NATURAL_RHO.get(grid, 1.0) if rho is None else rho
+        if not sde.log_snr(torch.tensor(t_end, dtype=torch.float64)).isfinite() and grid in LOGARITHMIC:
+            raise ValueError(
+                f"t_end is {t_end:g}, where {sde!r} has no noise: grid {grid!r} needs a t_end above 0 (such as 0.001); "
+                "uniform, quadratic and karras reach 0"
+            )
         times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), start, t_end, rho)
         times[0], times[-1] = start, t_end  # not their image under a map and its inverse
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > sde.T or times[-1] < 0:
@@ -103,8 +117,28 @@ def time_grid(
     return times
 
 
-def _numbers(text: str) -> list[float]:
+def with_noise_at_the_end(sde: SDE, times: Tensor) -> Tensor:
+    """The times, for methods that ask for the score at the last of them too.
+
+    Raises:
+        ValueError: there is no noise at that time, and so no score of a network.
+    """
+    if sde.sigma(times[-1]) == 0:
+        raise ValueError(
+            f"t_end is {float(times[-1]):g}, where {sde!r} has no noise, and this method needs the score there: "
+            "give a t_end above 0 (such as 0.001)"
+        )
+    return times
+
+
+_NUMBERS = re.compile(r"\s*[-+.\d]|.*,")
+"""Text that is meant as times."""
+
+
+def _numbers(grid: str | Sequence[float] | Tensor) -> Tensor:
+    """Times that were given, float64."""
     try:
-        return [float(word) for word in text.split(",") if word.strip()]
-    except ValueError:
-        raise ValueError(f"the times {text!r} are not numbers; give such as '1, 0.5, 0.01'") from None
+        words = [float(word) for word in grid.split(",") if word.strip()] if isinstance(grid, str) else grid
+        return torch.as_tensor(words, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"the times {grid!r} are not numbers; give such as '1, 0.5, 0.01'") from None

@@ -1,5 +1,6 @@
 """Integrating dx/dt = fn(t, x): torchdiffeq's methods, with scipy's as a reference behind the same call."""
 
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -117,6 +118,8 @@ def integrate(
                 options=options,
             )
     except AssertionError as error:  # how torchdiffeq reports that its step has become too small
+        if "torchdiffeq" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise  # the drift's own
         raise counted.failure(str(error)) from error
     end = path[-1] if isinstance(path, Tensor) else tuple(part[-1] for part in path)
     if len(path if isinstance(path, Tensor) else path[0]) < len(times) and kind == "scipy":

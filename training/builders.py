@@ -1,6 +1,8 @@
 """From a configuration to objects: the one place where config keys meet the signatures of the rooms."""
 
+import hashlib
 import inspect
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from data import Dataset, dataset_options, get_dataset
 from models import EMA, MODELS, ScoreModel
-from samplers import Sampler, get_sampler, sampler_options
+from samplers import GRIDS, Sampler, get_sampler, sampler_options
 from sde_lib import (
     SDE,
     SDES,
@@ -28,6 +30,9 @@ from sde_lib import (
 )
 from training.loop import LossFn, TrainOptions
 from training.state import TrainState
+
+GENERAL = ("sampler", "num_images", "batch_size", "seed", "trajectory")
+"""Settings of sampling that are not the sampler's."""
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,32 @@ def build_sampler(config: ConfigDict, sde: SDE, **changes: Any) -> Sampler:
     return sampler
 
 
+def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple[dict[str, Any], str]:
+    """What the chosen sampler works with, and a mark for file names.
+
+    Returns:
+        its settings with the grid's times, and the settings that all samplers share; the mark is empty where all but
+        the number of steps are the defaults, else "_" and a hash of them.
+    """
+    sampling, sampler = config.sampling, build_sampler(config, sde)
+    own = {key: sampling[key] for key in sampler_options(sampling.sampler)}
+    changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]}
+    digest = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=3).hexdigest()
+    general = {key: sampling[key] for key in GENERAL}
+    resolved = {"steps": sampler.steps, "grid": sampler.grid, "times": sampler.time_grid(sde).tolist()}
+    return general | own | resolved, f"_{digest}" if changed else ""
+
+
 def unused_settings(config: ConfigDict, default: ConfigDict) -> list[str]:
-    """Keys of ``config.sampling`` that differ from the default though the chosen sampler does not have them."""
-    general = ("sampler", "num_images", "batch_size", "seed", "trajectory")
-    known = (*general, *sampler_options(config.sampling.sampler))
-    return [key for key, value in config.sampling.items() if key not in known and value != default.sampling[key]]
+    """Keys of ``config.sampling`` that differ from the default though the chosen sampler makes no use of them."""
+    sampling, sde = config.sampling, build_sde(config)
+    sampler = build_sampler(config, sde)
+    used = {*GENERAL, *sampler_options(sampling.sampler)}
+    if sampler.step_count(sde) is None:  # adaptive
+        used -= {"steps", "grid", "rho"}
+    if sampler.grid not in GRIDS:  # the times themselves
+        used = used - {"steps", "t_end", "rho"} | {"grid"}
+    return [key for key, value in sampling.items() if key not in used and value != default.sampling[key]]
 
 
 def build_log_prob(config: ConfigDict, sde: SDE) -> Callable[..., LikelihoodResult]:

@@ -191,18 +191,45 @@ def test_settings_of_a_sampler_reach_it_and_are_kept_beside_the_samples(cli, tra
         *(f"--config.sampling.{key}={value}" for key, value in flags.items()),
     ).good()
     assert "6 samples by ddim, 3 network evaluations each" in out
-    assert "note: ddim has no setting snr; not used" in out
-    x = samples(trained, "ddim_3nfe_seed8")
+    assert "note: ddim makes no use of the settings snr\n" in out
+    name = Path(re.search(r"each: (.*)\.png", out)[1]).name
+    assert re.fullmatch(r"ddim_3nfe_seed8_[0-9a-f]{6}", name)
+    x = samples(trained, name)
     config, sde, model = trained_model(trained)
     config.sampling.sampler = "ddim"
     for key, value in flags.items():
         config.sampling[key] = value
     expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=6, seed=8, progress=False)
     np.testing.assert_allclose(x, expected.x.detach().numpy(), atol=1e-6)
-    told = json.loads((trained / "samples" / "ddim_3nfe_seed8.json").read_text())
+    told = json.loads((trained / "samples" / f"{name}.json").read_text())
+    assert told["times"] == [1, 0.7, 0.2, 0.05]
     assert {key: told[key] for key in flags} == flags
+    assert told["checkpoint"].endswith("step_00000012")
+    assert "snr" not in told
     assert (told["process"], told["nfe"], told["sampler"]) == (repr(sde), 3, "ddim")
     assert not list((trained / "samples").glob("ddim*trajectory*"))
+
+
+def test_a_strip_does_not_outlive_its_samples(cli, trained):
+    def strips(*flags):
+        cli("--mode=sample", f"--workdir={trained}", "--sampler=ddim", "--config.sampling.seed=9", *flags).good()
+        return sorted(path.suffix for path in (trained / "samples").glob("ddim_4nfe_seed9_trajectory.*"))
+
+    assert strips("--config.sampling.trajectory=2") == [".gif", ".png"]
+    assert strips("--config.sampling.trajectory=0") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "unused"),
+    [
+        (["--sampler=ode", "--config.sampling.grid=karras"], "grid, steps"),
+        (["--config.sampling.grid=1,0.5,0.1", "--config.sampling.rho=3.0"], "rho, steps"),
+        (["--sampler=ddim", "--config.sampling.order=2"], "order"),
+    ],
+)
+def test_settings_without_effect_are_named(cli, trained, flags, unused):
+    out = cli("--mode=sample", f"--workdir={trained}", *flags).good()
+    assert f"makes no use of the settings {unused}\n" in out
 
 
 def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):

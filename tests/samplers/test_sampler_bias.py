@@ -14,6 +14,7 @@ import torch
 from oracles import PROCESSES
 
 from samplers import CORRECTORS, GRIDS, PREDICTORS, SAMPLERS, GeneratorNoise, Noise, Score, get_sampler
+from samplers.brownian import BrownianPath
 from samplers.langevin import correct
 from sde_lib import VPSDE
 
@@ -40,9 +41,9 @@ class UnitNoise(Noise):
         self.draws += 1
         return noise
 
-    def paths(self, n):
+    def path(self, x):
         self.draws += 1
-        return []
+        return BrownianPath(range(len(x)), x.shape[1:])
 
 
 def rows(dims, draws):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracles import PROCESSES
 
-from samplers import CORRECTORS, SAMPLERS, PathNoise, Score, get_sampler, time_grid
+from samplers import CORRECTORS, SAMPLERS, GeneratorNoise, PathNoise, Score, get_sampler, time_grid
 from samplers.dpmpp import DPMSolverPP
 from samplers.langevin import correct
 from samplers.unipc import UniPC
@@ -127,9 +127,9 @@ def test_corrector_first_is_the_same_chain_shifted_by_one_round_of_corrections(p
             x = correct(score, x, t, one, rule, 0.2)
         return x
 
-    noise = PathNoise(SEEDS)
+    noise = GeneratorNoise(oracles.generator(3))
     first = corrections(sample(sde, "pc", times, x, noise, corrector_first=True, **options), times[-1], noise)
-    noise = PathNoise(SEEDS)
+    noise = GeneratorNoise(oracles.generator(3))
     after = sample(sde, "pc", times, corrections(x, times[0], noise), noise, **options)
     torch.testing.assert_close(first, after, **CLOSE)
     assert (first - sample(sde, "pc", times, x, **options)).abs().max() > 1e-3
