@@ -191,7 +191,7 @@ def test_settings_of_a_sampler_reach_it_and_are_kept_beside_the_samples(cli, tra
         *(f"--config.sampling.{key}={value}" for key, value in flags.items()),
     ).good()
     assert "6 samples by ddim, 3 network evaluations each" in out
-    assert "note: ddim makes no use of the settings snr\n" in out
+    assert "note: ddim makes no use of the settings snr, steps\n" in out
     name = Path(re.search(r"each: (.*)\.png", out)[1]).name
     assert re.fullmatch(r"ddim_3nfe_seed8_[0-9a-f]{6}", name)
     x = samples(trained, name)
