@@ -116,7 +116,7 @@ def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> 
     print("next:")
     if reason == "time limit":
         print(f"  {again}   # goes on to step {options.steps}")
-    print(f"  {sampling} --sampler=pc   # or ancestral, reverse_diffusion, ode, ...")
+    print(f"  {sampling} --sampler=dpmpp_sde   # or ode, ancestral, pc, ...")
     print(f"  {scoring} --config.likelihood.probes=4")
     print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
     print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")

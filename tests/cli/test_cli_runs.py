@@ -156,7 +156,7 @@ def test_the_commands_that_are_proposed_work(digits, cli, monkeypatch, tmp_path)
     proposed = re.findall(r"  python run_lib\.py (.*)", out.partition("next:")[2])
     assert [command.split()[0] for command in proposed] == ["--mode=sample", "--mode=likelihood", "--mode=train"]
     outputs = [cli(*shlex.split(command, comments=True)).good() for command in proposed]
-    assert "7 samples by pc, 7 network evaluations each" in outputs[0]
+    assert "7 samples by dpmpp_sde, 4 network evaluations each" in outputs[0]
     assert "bits/dim on 3 images" in outputs[1]
     assert "continuing runs/digits from step 12" in outputs[2]
     assert "step 24/24" in outputs[2]
@@ -271,7 +271,7 @@ def test_a_run_can_be_moved_and_named_in_any_way(cli, trained, tmp_path, monkeyp
     assert "continuing" in cli("-mode", "train", "-workdir", place, "--config.training.steps", "13").good()
     assert os.listdir() == []
     again = cli("--mode=train", f"--workdir={place}").good()
-    assert f"  python run_lib.py --mode=sample {shlex.quote(f'--workdir={place}')} --sampler=pc" in again
+    assert f"  python run_lib.py --mode=sample {shlex.quote(f'--workdir={place}')} --sampler=dpmpp_sde" in again
 
 
 def test_the_last_of_several_values_counts(cli, trained, tiny):
