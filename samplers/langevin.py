@@ -20,7 +20,7 @@ def langevin(score: Score, value: Tensor, z: Tensor, t: Tensor, ratio2: Tensor, 
 
     By that average an image depends on its batch. A norm of its own would not do: near a mode |s| is 0.
     """
-    z_norm, score_norm = z.flatten(1).norm(dim=1).mean(), value.flatten(1).norm(dim=1).mean()
+    z_norm, score_norm = (v.reshape(len(v), -1).norm(dim=1).mean() for v in (z, value))
     return 2 * ratio2 * (snr * z_norm / score_norm) ** 2
 
 

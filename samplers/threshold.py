@@ -21,7 +21,7 @@ def clip(x0: Tensor, limit: float, quantile: float) -> Tensor:
 
 def dynamic(x0: Tensor, limit: float, quantile: float) -> Tensor:
     """Cut off at +-s and rescale to +-limit, with s a quantile of each image's |x0|, at least limit (2205.11487)."""
-    s = torch.quantile(x0.abs().flatten(1), quantile, dim=1).clamp(min=limit)
+    s = torch.quantile(x0.abs().reshape(len(x0), -1), quantile, dim=1).clamp(min=limit)
     s = match_dims(s, x0)
     return torch.maximum(torch.minimum(x0, s), -s) * (limit / s)
 

@@ -43,6 +43,14 @@ def test_one_number_for_each_sample_is_enough(name):
     assert run_of(name, shape=(5,)).x.shape == (5,)
 
 
+def test_one_number_for_each_sample_is_enough_for_every_option():
+    for sampler in (
+        get_sampler("pc", corrector="langevin", steps=4),
+        get_sampler("ddim", threshold="dynamic", steps=4),
+    ):
+        assert sampler.sample(VPSDE(), lambda x, t: -x, (5,)).x.shape == (5,)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_state_keeps_its_dtype(name, dtype):

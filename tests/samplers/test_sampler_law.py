@@ -32,7 +32,6 @@ OWN_OPTIONS = {
     "stochastic_heun": {"steps": 80, "churn": 6.0},  # of order 2: below 1% here (test_sampler_bias.py)
     "adaptive_sde": {"rtol": 0.1, "atol": 0.03},  # 0.05 off its own limit at most (test_sampler_adaptive.py)
 }
-ADAPTIVE_N = {"plane": 40, "image": 48}  # it costs Python time for every image
 
 # One entry of each class: "euler" is "ddim" under another name.
 NAMES = list({kind: name for name, kind in reversed(SAMPLERS.items())}.values())[::-1]
@@ -69,8 +68,6 @@ def draw(sampler, process, law, score, kind, **options):
     """(Samples of the sampler, the law of x at its end, as many exact samples of that)."""
     sde, generator = PROCESSES[process], oracles.generator(1)
     t_end, n, steps = end(sde), *RUNS[kind].values()
-    if sampler == "adaptive_sde":
-        n = ADAPTIVE_N[kind]
     if (get_sampler(sampler).order or 1) > 1:
         steps = HIGHER_ORDER_STEPS
     settings = {"grid": "log_snr", "steps": steps, "t_end": t_end, "denoise": False}

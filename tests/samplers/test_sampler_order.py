@@ -249,3 +249,19 @@ def test_fixed_adams_bashforth_weights_fail_on_irregular_steps(process):
         return error(sde, times, x)
 
     assert order_of((30, 60, 120), irregular(sde), fixed) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("steps", "order", "t_end"), [(7, 2, 1e-3), (8, 3, 1e-3), (15, 3, 1e-3), (16, 4, 1e-3), (24, 4, 3e-4)]
+)
+def test_deis_left_alone_chooses_its_order_grid_and_end_by_the_number_of_steps(steps, order, t_end):
+    """As docs/samplers.md says; a neighbouring choice would give other numbers."""
+    sde, x = VPSDE(), start(VPSDE(), 1.0)
+
+    def run(**options):
+        return get_sampler("deis", steps=steps, **options).sample(sde, score_fn(sde), x.shape, x_init=x).x
+
+    assert torch.equal(run(), run(order=order, rho=float(order - 1), t_end=t_end, grid="asinh"))
+    for other in ({"order": order - 1}, {"rho": float(order)}, {"t_end": 5e-4}):
+        choice = {"order": order, "rho": float(order - 1), "t_end": t_end} | other
+        assert not torch.equal(run(), run(**choice))
