@@ -26,7 +26,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from samplers_peers import PEERS, image_like_mixture
+from samplers_peers import PEERS
+from samplers_peers_check import image_like_mixture
 from torch import Tensor
 from tqdm import tqdm
 

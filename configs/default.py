@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     sampling.grid = placeholder(str)  # uniform, quadratic, log_snr, karras, asinh, or times "1,0.5,0.01"; None: its own
     sampling.t_end = placeholder(float)  # where the steps stop; None: 0.001 (deis and ipndm from 24 steps on: 0.0003)
     sampling.denoise = True  # return E[x0 | x] at t_end, without its last noise
-    sampling.rho = placeholder(float)  # grid karras (None: 7) or asinh (None: 2)
+    sampling.rho = placeholder(float)  # grid karras (None: 7) or asinh (None: 2; deis, ipndm: points - 1)
     sampling.threshold = "none"  # of the denoised estimate: none, clip, dynamic
     sampling.limit = 1.0  # threshold: the data lie in [-limit, limit]
     sampling.quantile = 0.995  # threshold dynamic

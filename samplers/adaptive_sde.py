@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samplers.base import Report, Sampler, SamplingError, Score
-from samplers.time_grid import with_noise_at_the_end
-from sde_lib import SDE, match_dims
+from samplers.base import Report, SamplingError, Score
+from samplers.own_steps import OwnSteps
+from sde_lib import match_dims
 
 
-class AdaptiveSDE(Sampler):
+class AdaptiveSDE(OwnSteps):
     """Stochastic improved Euler with steps chosen for each image by its distance from Euler-Maruyama.
 
     x'  = x - h d(x, t) + sqrt(h) g(t) z            d the drift of the reverse SDE
@@ -46,24 +46,8 @@ class AdaptiveSDE(Sampler):
         self.first_step = first_step
         self.max_nfe = max_nfe
 
-    divides_by_alpha = False
-
-    def time_grid(self, sde: SDE) -> Tensor:
-        """The two ends."""
-        return with_noise_at_the_end(sde, super().time_grid(sde)[[0, -1]])
-
-    def step_count(self, sde: SDE) -> None:
-        """Found out as it goes."""
-        return None
-
-    def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Solve from t to s."""
-        return self.run(score, x, torch.stack([t, s]), lambda t, x: None), state
-
-    def run(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
-        """Solve from the first time to the last, each image at its own pace."""
-        if x.dtype in (torch.float16, torch.bfloat16):  # in which neither times nor errors resolve
-            return self.run(score, x.float(), times, report).to(x.dtype)
+    def solve(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
+        """Each image at its own pace."""
         end = times[-1]
         t = times[:1].repeat(len(x))
         h = torch.clamp(t - end, max=self.first_step)

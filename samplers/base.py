@@ -2,14 +2,13 @@
 
 A sampler sees a process and a score (x, t) -> score; it does not know which. A method is one file with a ``step`` from
 t to s < t. Methods that remember earlier steps carry that in an explicit state, made by ``init``; methods that choose
-their own steps replace ``run``.
+their own steps replace ``run`` (``own_steps``).
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import count
-from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from samplers.noise import GeneratorNoise, Noise
 from samplers.threshold import THRESHOLDS, thresholded
 from samplers.time_grid import time_grid
+from samplers.whole_numbers import whole_steps
 from sde_lib import SDE, ScoreFn, lookup
 
 
@@ -50,8 +50,6 @@ class Progress(NamedTuple):
     x: Tensor
     denoised: Tensor
 
-
-MOST_STEPS = 1_000_000
 
 Report = Callable[[Tensor | float, Tensor], None]
 """(time reached, x there) -> None; called after every step."""
@@ -188,19 +186,15 @@ class Sampler(ABC):
         limit: float = 1.0,
         quantile: float = 0.995,
     ) -> None:
-        self.steps = self.natural_steps if steps is None else steps
+        lookup(THRESHOLDS, threshold, "threshold")
+        self.steps = whole_steps(self.natural_steps if steps is None else steps)
         self.grid = self.natural_grid if grid is None else grid
-        self.t_end = 1e-3 if t_end is None else t_end
+        self.t_end = self.natural_end if t_end is None else t_end
         self.denoise = denoise
         self.rho = rho
         self.threshold = threshold
         self.limit = limit
         self.quantile = quantile
-        lookup(THRESHOLDS, threshold, "threshold")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, Integral) or not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(
-                f"steps is {steps!r}; a sampler needs a whole number of at least 1, at most {MOST_STEPS:,}"
-            )
         if not (0 < limit < math.inf and (rho is None or 0 < rho < math.inf) and 0 < quantile <= 1):
             raise ValueError(
                 f"limit is {limit}, rho {rho} and quantile {quantile}; give limit and rho above 0, quantile in (0, 1]"
@@ -209,6 +203,11 @@ class Sampler(ABC):
     def __repr__(self) -> str:
         settings = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and not k.startswith("_")}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+
+    @property
+    def natural_end(self) -> float:
+        """Time at which the steps stop when none is given."""
+        return 1e-3
 
     def time_grid(self, sde: SDE) -> Tensor:
         """Times that this sampler visits, float64 (steps + 1,)."""
@@ -273,22 +272,9 @@ class Sampler(ABC):
         """
         if generator is not None and noise is not None:
             raise ValueError("give generator or noise as the source of noise, not both")
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ValueError(f"the state would have dtype {dtype}; give x_init and dtype in floating point")
-        if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"the shape of the samples is {shape!r}; give (B, *), whole numbers above 0")
         times = self.time_grid(sde)
         source = GeneratorNoise(generator) if noise is None else noise.begin()
-        if x_init is None:
-            x = source.start(sde, shape, device, dtype)
-        elif tuple(x_init.shape) != tuple(shape):
-            raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but samples of {tuple(shape)} were asked for")
-        else:
-            x = x_init.to(device=device, dtype=dtype, copy=True)
-        if not x.is_floating_point():
-            raise ValueError(f"the state would have dtype {x.dtype}; give x_init and dtype in floating point")
-        if x_init is not None and not x.isfinite().all():
-            raise ValueError("x_init is not finite")
+        x = _start(sde, source, shape, x_init, device, dtype)
         self._require_signal(sde, times[0], x.dtype)
         score = Score(sde, thresholded(sde, score_fn, self.threshold, self.limit, self.quantile), source)
         x = self.run(score, x, times, self._reporter(score, callback))
@@ -312,3 +298,29 @@ class Sampler(ABC):
             return lambda t, x: None
         steps, done = self.step_count(score.sde), count()
         return lambda t, x: callback(Progress(next(done), steps, float(t), x, score.denoised))
+
+
+def _start(
+    sde: SDE,
+    source: Noise,
+    shape: Sequence[int],
+    x_init: Tensor | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """The state at the grid's first time: a copy of ``x_init``, or a draw from the prior."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"the state would have dtype {dtype}; give x_init and dtype in floating point")
+    if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"the shape of the samples is {shape!r}; give (B, *), whole numbers above 0")
+    if x_init is None:
+        x = source.start(sde, shape, device, dtype)
+    elif tuple(x_init.shape) != tuple(shape):
+        raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but samples of {tuple(shape)} were asked for")
+    else:
+        x = x_init.to(device=device, dtype=dtype, copy=True)
+    if not x.is_floating_point():
+        raise ValueError(f"the state would have dtype {x.dtype}; give x_init and dtype in floating point")
+    if x_init is not None and not x.isfinite().all():
+        raise ValueError("x_init is not finite")
+    return x

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from samplers.base import Score
 from samplers.multistep import Measure, Multistep, gauss_legendre
-from samplers.time_grid import time_grid
 from sde_lib import SDE, lookup
 
 VARIABLES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
@@ -30,7 +29,8 @@ class DEIS(Multistep):
 
     eps_hat is extrapolated as a polynomial through the last ``order`` predictions: order 1 is DDIM. (The paper counts
     from 0: its tAB3 is order 4 with the variable "time".) The first steps of order 4 are of order 3, and bound the
-    convergence by that, at a small constant.
+    convergence by that, at a small constant. On the grid "asinh" rho is by default the number of points less 1, at
+    least 1: more points want evener steps.
 
     Args:
         order: number of predictions that the polynomial passes through, 1 to 4; None: 2 in runs of less than 8 steps,
@@ -44,22 +44,20 @@ class DEIS(Multistep):
 
     def __init__(self, order: int | None = None, variable: str = "log_snr", **options: Any) -> None:
         super().__init__(4 if order is None else order, **options)
-        self.order = 3 if order is None else min(order, 3)
-        self.chosen = order
-        if options.get("t_end") is None and self.steps >= LONG:
-            self.t_end = 3e-4
+        self.order = min(self._points, 3)
+        self.chosen = None if order is None else self._points
         self.variable = lookup(VARIABLES, variable, "variable")
+        if self.rho is None and isinstance(self.grid, str) and self.grid == "asinh":
+            self.rho = max(self.points(self.steps) - 1, 1)
+
+    @property
+    def natural_end(self) -> float:
+        """0.001, in long runs 0.0003."""
+        return 3e-4 if self.steps >= LONG else super().natural_end
 
     def points(self, steps: int) -> int:
         """The order that was asked for, or what is best for so many steps (docs/samplers.md)."""
         return self.chosen or (2 if steps < 8 else 3 if steps < 16 else 4)
-
-    def time_grid(self, sde: SDE) -> Tensor:
-        """The grid; the dense part of "asinh" is the wider, the higher the order, as more points want evener steps."""
-        rho = self.rho
-        if rho is None and isinstance(self.grid, str) and self.grid == "asinh":
-            rho = max(self.points(self.steps) - 1, 1)
-        return time_grid(sde, self.grid, self.steps, self.t_end, rho=rho)
 
     def predict(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
         """eps_hat."""

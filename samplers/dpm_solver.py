@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from samplers.base import Sampler, Score
+from samplers.whole_numbers import known_order
 
 ORDERS = (1, 2, 3)
 
@@ -27,9 +28,7 @@ class DPMSolver(Sampler):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        if isinstance(order, bool) or not isinstance(order, int) or order not in ORDERS:
-            raise ValueError(f"order is {order!r}; DPM-Solver has the orders {', '.join(map(str, ORDERS))}")
-        self.order = order
+        self.order = known_order(order, ORDERS, "DPM-Solver")
 
     def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step of the chosen order (equation 3.7, algorithms 1 and 2)."""

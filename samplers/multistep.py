@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from samplers.base import Sampler, Score
+from samplers.whole_numbers import known_order
 from sde_lib import SDE
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -66,21 +67,19 @@ class Multistep(Sampler):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(**options)
-        if isinstance(order, bool) or not isinstance(order, int) or order not in self.orders:
-            raise ValueError(f"order is {order!r}; this method has the orders {', '.join(map(str, self.orders))}")
-        self.order = self._points = order
+        self.order = self._points = known_order(order, self.orders)
 
     @abstractmethod
     def predict(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
-        """F at (x, t), shape (B, *)."""
+        """The prediction F at (x, t), data or noise, shape (B, *)."""
 
     @abstractmethod
     def place(self, sde: SDE, t: Tensor) -> float:
-        """U at t."""
+        """The place u of time t, in the variable in which F is taken to be a polynomial."""
 
     @abstractmethod
     def measure(self, sde: SDE, t: Tensor, s: Tensor) -> Measure:
-        """Carry and masses of the step from t to s."""
+        """The step from t to s: the carry c of x_t, and the masses m(u) du at the places of a quadrature."""
 
     def points(self, steps: int) -> int:
         """How many predictions a run of this many steps passes its polynomial through."""
@@ -112,7 +111,7 @@ class Multistep(Sampler):
 
 
 def combine(measure: Measure, x: Tensor, nodes: Sequence[Node]) -> Tensor:
-    """C x + sum_j w_j F_j, shape (B, *)."""
+    """x_s = c x_t + sum_j w_j F_j over the remembered predictions F_j, shape (B, *)."""
     result = measure.carry * x
     for node, weight in zip(nodes, lagrange_weights(measure, [node.u for node in nodes]), strict=True):
         result = result + weight * node.value
@@ -120,7 +119,7 @@ def combine(measure: Measure, x: Tensor, nodes: Sequence[Node]) -> Tensor:
 
 
 def lagrange_weights(measure: Measure, places: Sequence[float]) -> list[float]:
-    """Integrals of the Lagrange polynomials through the given places."""
+    """w_j = integral of L_j(u) m(u) du, with L_j the polynomial that is 1 at the j-th place and 0 at the others."""
     weights = []
     for j, own in enumerate(places):
         others = np.array([u for k, u in enumerate(places) if k != j])

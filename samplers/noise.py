@@ -17,6 +17,7 @@ from torch import Tensor
 
 from samplers.brownian import BrownianPath
 from samplers.random_streams import normal
+from samplers.whole_numbers import is_whole
 from sde_lib import SDE
 
 _START, _FRESH = 1, 2
@@ -91,7 +92,7 @@ class PathNoise(Noise):
     def __init__(self, seeds: Sequence[int] | Tensor) -> None:
         given = seeds.tolist() if isinstance(seeds, Tensor) else list(seeds)
         for seed in given:
-            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            if not is_whole(seed) or not 0 <= seed < 2**63:
                 raise ValueError(f"seed {seed!r}: give a whole number in [0, 2^63) for each image")
         self.seeds = torch.tensor(given, dtype=torch.int64)
         self._path: BrownianPath | None = None

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samplers.base import Report, Sampler, Score
-from samplers.time_grid import with_noise_at_the_end
+from samplers.base import Report, Score
+from samplers.own_steps import OwnSteps
 from sde_lib import METHODS, SDE, integrate, lookup
 
 FIXED_ORDERS = {
@@ -22,7 +22,7 @@ FIXED_ORDERS = {
 """Orders of convergence of the fixed methods."""
 
 
-class ProbabilityFlow(Sampler):
+class ProbabilityFlow(OwnSteps):
     """dx = [f x - g^2 s(x, t) / 2] dt from T to t_end: one deterministic map from noise to data.
 
     Adaptive methods choose their own steps by the tolerances and use no more of the grid than its ends; fixed methods
@@ -37,7 +37,6 @@ class ProbabilityFlow(Sampler):
     """
 
     natural_steps = 100
-    divides_by_alpha = False
 
     def __init__(
         self, method: str = "dopri5", rtol: float = 1e-5, atol: float = 1e-5, max_nfe: int = 10_000, **options: Any
@@ -53,32 +52,23 @@ class ProbabilityFlow(Sampler):
             raise ValueError(f"rtol is {rtol}, atol {atol} and max_nfe {max_nfe}; give numbers above 0")
 
     def time_grid(self, sde: SDE) -> Tensor:
-        """The grid of a fixed method; the two ends for an adaptive one."""
+        """The grid of a fixed method, whose steps Adams's need equal; the two ends for an adaptive one."""
         times = super().time_grid(sde)
         steps = times.diff()
         if self.method.endswith("_adams") and not torch.allclose(steps, steps.mean(), rtol=1e-6):
             raise ValueError(f"method {self.method!r} needs equal steps: give grid 'uniform', or use deis or ipndm")
-        return with_noise_at_the_end(sde, times if self.fixed else times[[0, -1]])
+        return times
 
-    def step_count(self, sde: SDE) -> int | None:
-        """The grid's, or None for an adaptive method."""
-        return super().step_count(sde) if self.fixed else None
-
-    def step(self, score: Score, x: Tensor, t: Tensor, s: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Solve from t to s."""
-        return self.run(score, x, torch.stack([t, s]), lambda t, x: None), state
-
-    def run(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
-        """Solve from the first time to the last."""
+    def solve(self, score: Score, x: Tensor, times: Tensor, report: Report) -> Tensor:
+        """By the chosen method of ``sde_lib.integrate``."""
         flow = score.sde.reverse(lambda x, t: score(x, t[0]), probability_flow=True)
 
         def drift(time: Tensor, x: Tensor) -> Tensor:
             return flow.sde(x, time)[0]
 
-        half = x.dtype in (torch.float16, torch.bfloat16)  # in which neither times nor errors resolve
         solution = integrate(
             drift,
-            x.float() if half else x,
+            x,
             float(times[0]),
             float(times[-1]),
             method=self.method,
@@ -89,4 +79,4 @@ class ProbabilityFlow(Sampler):
             max_nfe=self.max_nfe,
             on_step=report,
         )
-        return solution.x.to(x.dtype)
+        return solution.x

@@ -15,6 +15,7 @@ from samplers.exponential_sde import ExponentialSDE
 from samplers.heun import Heun
 from samplers.langevin import CORRECTORS, correct
 from samplers.reverse_diffusion import ReverseDiffusion
+from samplers.whole_numbers import is_whole
 from sde_lib import lookup
 
 
@@ -67,7 +68,7 @@ class PredictorCorrector(Sampler):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if isinstance(corrector_steps, bool) or not isinstance(corrector_steps, int):
+        if not is_whole(corrector_steps):
             raise TypeError(f"corrector_steps is {corrector_steps!r}; give a whole number")
         if corrector_steps < 0 or not 0 < snr < math.inf:
             raise ValueError(f"corrector_steps is {corrector_steps} and snr {snr}; they must be at least 0 and above 0")

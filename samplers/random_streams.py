@@ -1,11 +1,13 @@
 """Independent streams of normal noise, each named by whole numbers and drawn for a whole batch at once, on any device.
 
 torch's generators are one stream each, and seeding one for every image and every place of its path costs more than the
-noise. Here number j of a stream is a hash of its place in it: SplitMix64 (Steele, Lea and Flood, 2014),
+noise. Here number j of a stream is a hash of its place in it: SplitMix64,
 
     mix(start + (j + 1) golden),   start = mix(seed + mix(name)),
 
 whose whole numbers are the same on every device; two of 32 bits make two normals by Box and Muller's formula.
+
+SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 """
 
 import math

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from samplers.whole_numbers import whole_steps
 from sde_lib import SDE, lookup
 
 Rule = Callable[[SDE, Tensor, float, float, float], Tensor]
@@ -38,7 +39,7 @@ def asinh(sde: SDE, u: Tensor, t_start: float, t_end: float, rho: float) -> Tens
     """Equal steps in asinh of l over rho, with l = log(alpha / sigma).
 
     They are small where signal and noise are of one size; far from there, where the noise or the data alone decide,
-    they grow in proportion to |l|.
+    they grow in proportion to |l|. This grid is the project's own; docs/samplers.md has what ``deis`` measures on it.
     """
     start, end = torch.asinh(sde.log_snr(u.new_tensor([t_start, t_end])) / (2 * rho))
     return sde.time_from_log_snr(2 * rho * torch.sinh(start + u * (end - start)))
@@ -88,25 +89,7 @@ def time_grid(
     if not isinstance(grid, str) or _NUMBERS.match(grid):
         times = _numbers(grid)
     else:
-        rule = lookup(GRIDS, grid, "time grid")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps is {steps!r}; a sampler needs a whole number of at least 1")
-        start = sde.T if t_start is None else t_start
-        if not sde.log_snr(torch.tensor(start, dtype=torch.float64)).isfinite() and grid in (*LOGARITHMIC, "karras"):
-            raise ValueError(
-                f"at t = {start:g} {sde!r} has no signal: give the times, beginning later (such as '0.99, 0.9, ...'), "
-                "or grid 'uniform' with a sampler that needs none (reverse_diffusion)"
-            )
-        if not 0 <= t_end < start:
-            raise ValueError(f"t_end is {t_end!r}; it must lie in [0, {start:g}), where the grid begins")
-        rho = NATURAL_RHO.get(grid, 1.0) if rho is None else rho
-        if not sde.log_snr(torch.tensor(t_end, dtype=torch.float64)).isfinite() and grid in LOGARITHMIC:
-            raise ValueError(
-                f"t_end is {t_end:g}, where {sde!r} has no noise: grid {grid!r} needs a t_end above 0 (such as 0.001); "
-                "uniform, quadratic and karras reach 0"
-            )
-        times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), start, t_end, rho)
-        times[0], times[-1] = start, t_end  # not their image under a map and its inverse
+        times = _by_rule(sde, grid, steps, sde.T if t_start is None else t_start, t_end, rho)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() < 0).all() or times[0] > sde.T or times[-1] < 0:
         first = ", ".join(f"{v:g}" for v in times.flatten()[:6].tolist())
         source = f" from grid {grid!r} with t_end {t_end!r}" if isinstance(grid, str) else ""
@@ -114,6 +97,27 @@ def time_grid(
             f"a time grid needs at least two times that decrease within [0, {sde.T:g}]; got "
             f"{times.numel()} of shape {tuple(times.shape)}{source}: {first}{', ...' if times.numel() > 6 else ''}"
         )
+    return times
+
+
+def _by_rule(sde: SDE, grid: str, steps: int, start: float, end: float, rho: float | None) -> Tensor:
+    """Times by a rule of ``GRIDS``; the ends are those given, not their image under a map and its inverse."""
+    rule, steps = lookup(GRIDS, grid, "time grid"), whole_steps(steps)
+    if not sde.log_snr(torch.tensor(start, dtype=torch.float64)).isfinite() and grid in (*LOGARITHMIC, "karras"):
+        raise ValueError(
+            f"at t = {start:g} {sde!r} has no signal: give the times, beginning later (such as '0.99, 0.9, ...'), "
+            "or grid 'uniform' with a sampler that needs none (reverse_diffusion)"
+        )
+    if not 0 <= end < start:
+        raise ValueError(f"t_end is {end!r}; it must lie in [0, {start:g}), where the grid begins")
+    if not sde.log_snr(torch.tensor(end, dtype=torch.float64)).isfinite() and grid in LOGARITHMIC:
+        raise ValueError(
+            f"t_end is {end:g}, where {sde!r} has no noise: grid {grid!r} needs a t_end above 0 (such as 0.001); "
+            "uniform, quadratic and karras reach 0"
+        )
+    rho = NATURAL_RHO.get(grid, 1.0) if rho is None else rho
+    times = rule(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64), start, end, rho)
+    times[0], times[-1] = start, end
     return times
 
 

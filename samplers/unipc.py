@@ -15,7 +15,7 @@ class UniPC(DPMSolverPP):
 
     def __init__(self, order: int = 3, **options: Any) -> None:
         super().__init__(order, **options)
-        self.order = min(order + 1, 3)
+        self.order = min(self._points + 1, 3)
 
     def corrects(self, have: int, points: int, last: bool) -> bool:
         """All but the last."""

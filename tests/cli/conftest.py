@@ -12,10 +12,14 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import torch
 from absl import flags
 
 import run_lib
+from configs import stored
+from training import builders, load_checkpoint, load_weights
 
 ROOT = Path(run_lib.__file__).parent
 TINY = [
@@ -135,6 +139,32 @@ def bytes_of():
 def steps_of():
     """workdir -> the steps in its metrics, in order."""
     return lambda folder: [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained_model(folder, part="ema"):
+    """(configuration, process, model) of a run, built without the command line."""
+    config = stored.get_config(str(folder / "config.json"))
+    sde = builders.build_sde(config)
+    model = builders.build_model(config, sde, builders.build_dataset(config, "train"), torch.device("cpu")).eval()
+    path = max((folder / "checkpoints").iterdir())
+    load_weights(model, load_checkpoint(path)[0][part], path)
+    return config, sde, model
+
+
+def samples(folder, pattern="*"):
+    """The only array of samples of a run whose name fits."""
+    (path,) = (folder / "samples").glob(f"{pattern}.npz")
+    return np.load(path)["samples"]
+
+
+@pytest.fixture(scope="session")
+def model_of():
+    return trained_model
+
+
+@pytest.fixture(scope="session")
+def samples_of():
+    return samples
 
 
 @pytest.fixture(scope="session")

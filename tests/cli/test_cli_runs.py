@@ -17,9 +17,8 @@ from PIL import Image
 import run_lib
 from configs import default, stored, toy2d
 from data import get_dataset
-from evaluation import density_picture, evaluate_likelihood, generate, image_grid
-from samplers import SAMPLERS
-from training import builders, load_checkpoint, load_weights
+from evaluation import evaluate_likelihood, generate, image_grid
+from training import builders
 
 DIGITS = [
     "--config.model.channels=8",
@@ -42,21 +41,6 @@ def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def trained_model(folder, part="ema"):
-    """(configuration, process, model) of a run, built without the command line."""
-    config = stored.get_config(str(folder / "config.json"))
-    sde = builders.build_sde(config)
-    model = builders.build_model(config, sde, builders.build_dataset(config, "train"), torch.device("cpu")).eval()
-    path = max((folder / "checkpoints").iterdir())
-    load_weights(model, load_checkpoint(path)[0][part], path)
-    return config, sde, model
-
-
-def samples(folder, pattern="*"):
-    (path,) = (folder / "samples").glob(f"{pattern}.npz")
-    return np.load(path)["samples"]
-
-
 # The main job
 
 
@@ -73,7 +57,7 @@ def digits(cli, tmp_path_factory):
     return folder / "runs" / "digits", outcome.good()
 
 
-def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of):
+def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of, samples_of):
     folder, out = digits
     files = tree(folder)
     events = [file for file in files if file.startswith("tensorboard/events.out.tfevents")]
@@ -93,8 +77,8 @@ def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of):
         ]
     )
     assert steps_of(folder) == [3, 6, 9, 12]
-    assert samples(folder).shape == (7, 1, 8, 8)
-    assert samples(folder).dtype == np.uint8
+    assert samples_of(folder).shape == (7, 1, 8, 8)
+    assert samples_of(folder).dtype == np.uint8
     assert "unet of " in out
     assert "1500 training samples of digits (1, 8, 8)" in out
     assert "12 steps of 8, run folder runs/digits" in out
@@ -114,29 +98,29 @@ def test_the_stored_configuration_is_the_resolved_one(digits):
     assert json.loads(again.to_json()) == config
 
 
-def test_the_samples_are_those_of_the_averaged_weights(digits):
+def test_the_samples_are_those_of_the_averaged_weights(digits, model_of, samples_of):
     folder, _ = digits
     data = get_dataset("digits")
     shown = {}
     for part in ("ema", "model"):
-        config, sde, model = trained_model(folder, part)
+        config, sde, model = model_of(folder, part)
         sampler = builders.build_sampler(config, sde)
         x = generate(sampler, sde, model, (1, 8, 8), 7, batch_size=3, seed=0, progress=False).x
         shown[part] = data.quantizer.to_uint8(x).numpy()
         grid = image_grid(x, data.quantizer)
         picture = np.asarray(Image.open(folder / "samples" / "deis_4nfe_seed0.png"))
         assert np.array_equal(grid, picture) == (part == "ema")
-    assert np.array_equal(samples(folder), shown["ema"])
-    assert not np.array_equal(samples(folder), shown["model"])
+    assert np.array_equal(samples_of(folder), shown["ema"])
+    assert not np.array_equal(samples_of(folder), shown["model"])
 
 
-def test_the_likelihood_is_that_of_the_averaged_weights(digits):
+def test_the_likelihood_is_that_of_the_averaged_weights(digits, model_of):
     folder, out = digits
     report = json.loads((folder / "likelihood" / "test_seed0.json").read_text())
     assert report["images"] == len(report["values"]) == 3
     values = {}
     for part in ("ema", "model"):
-        config, sde, model = trained_model(folder, part)
+        config, sde, model = model_of(folder, part)
         log_prob = builders.build_log_prob(config, sde)
         values[part] = evaluate_likelihood(
             lambda x, y, generator, model=model, log_prob=log_prob: log_prob(model, x, generator=generator),
@@ -166,72 +150,6 @@ def test_the_commands_that_are_proposed_work(digits, cli, monkeypatch, tmp_path)
 # Modes on a run, without its recipe
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_any_sampler_samples_a_run(cli, trained, name):
-    out = cli("--mode=sample", f"--workdir={trained}", f"--sampler={name}", "--config.sampling.seed=5").good()
-    assert f"using the averaged weights of {trained}/checkpoints/step_00000012" in out
-    nfe = int(re.search(rf"6 samples by {name}, (\d+) network evaluations each", out)[1])
-    x = samples(trained, f"{name}_{nfe}nfe_seed5")
-    config, sde, model = trained_model(trained)
-    config.sampling.sampler = name
-    expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=4, seed=5, progress=False)
-    assert np.array_equal(x, expected.x.detach().numpy())
-    picture = np.asarray(Image.open(trained / "samples" / f"{name}_{nfe}nfe_seed5.png"))
-    assert np.array_equal(picture, density_picture(expected.x.detach()))
-    assert json.loads((trained / "config.json").read_text())["sampling"]["sampler"] == "deis"  # as it was
-
-
-def test_settings_of_a_sampler_reach_it_and_are_kept_beside_the_samples(cli, trained):
-    flags = {"grid": "1,0.7,0.2,0.05", "eta": 0.5, "denoise": False, "threshold": "clip", "trajectory": 0, "seed": 8}
-    out = cli(
-        "--mode=sample",
-        f"--workdir={trained}",
-        "--sampler=ddim",
-        "--config.sampling.snr=0.3",
-        *(f"--config.sampling.{key}={value}" for key, value in flags.items()),
-    ).good()
-    assert "6 samples by ddim, 3 network evaluations each" in out
-    assert "note: ddim makes no use of the settings snr, steps\n" in out
-    name = Path(re.search(r"each: (.*)\.png", out)[1]).name
-    assert re.fullmatch(r"ddim_3nfe_seed8_[0-9a-f]{6}", name)
-    x = samples(trained, name)
-    config, sde, model = trained_model(trained)
-    config.sampling.sampler = "ddim"
-    for key, value in flags.items():
-        config.sampling[key] = value
-    expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=6, seed=8, progress=False)
-    np.testing.assert_allclose(x, expected.x.detach().numpy(), atol=1e-6)
-    told = json.loads((trained / "samples" / f"{name}.json").read_text())
-    assert told["times"] == [1, 0.7, 0.2, 0.05]
-    assert {key: told[key] for key in flags} == flags
-    assert told["checkpoint"].endswith("step_00000012")
-    assert "snr" not in told
-    assert (told["process"], told["nfe"], told["sampler"]) == (repr(sde), 3, "ddim")
-    assert not list((trained / "samples").glob("ddim*trajectory*"))
-
-
-def test_a_strip_does_not_outlive_its_samples(cli, trained):
-    def strips(*flags):
-        cli("--mode=sample", f"--workdir={trained}", "--sampler=ddim", "--config.sampling.seed=9", *flags).good()
-        return sorted(path.suffix for path in (trained / "samples").glob("ddim_4nfe_seed9_trajectory.*"))
-
-    assert strips("--config.sampling.trajectory=2") == [".gif", ".png"]
-    assert strips("--config.sampling.trajectory=0") == []
-
-
-@pytest.mark.parametrize(
-    ("flags", "unused"),
-    [
-        (["--sampler=ode", "--config.sampling.grid=karras"], "grid, steps"),
-        (["--config.sampling.grid=1,0.5,0.1", "--config.sampling.rho=3.0"], "rho, steps"),
-        (["--sampler=ddim", "--config.sampling.order=2"], "order"),
-    ],
-)
-def test_settings_without_effect_are_named(cli, trained, flags, unused):
-    out = cli("--mode=sample", f"--workdir={trained}", *flags).good()
-    assert f"makes no use of the settings {unused}\n" in out
-
-
 def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):
     before = bytes_of(trained / "checkpoints")
     for split, count in (("train", 5), ("test", 7)):
@@ -248,16 +166,16 @@ def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):
     assert bytes_of(trained / "checkpoints") == before
 
 
-def test_a_checkpoint_brings_its_run(cli, trained, monkeypatch):
+def test_a_checkpoint_brings_its_run(cli, trained, monkeypatch, samples_of):
     old = trained / "checkpoints" / "step_00000010"
     assert f"using the averaged weights of {old}\n" in cli("--mode=sample", f"--checkpoint={old}/").good()
-    x = samples(trained)
+    x = samples_of(trained)
     monkeypatch.chdir(old.parent)
     assert "using the averaged weights of step_00000010\n" in cli("--mode=sample", "--checkpoint=step_00000010").good()
     assert sorted(os.listdir()) == ["step_00000010", "step_00000012"]
-    assert np.array_equal(samples(trained), x)
+    assert np.array_equal(samples_of(trained), x)
     assert "step_00000012\n" in cli("--mode=sample", f"--workdir={trained}").good()
-    assert not np.array_equal(samples(trained), x)
+    assert not np.array_equal(samples_of(trained), x)
 
 
 def test_a_run_can_be_moved_and_named_in_any_way(cli, trained, tmp_path, monkeypatch):
@@ -320,32 +238,24 @@ def test_a_time_limit_is_said_with_the_way_on(cli, tiny):
     assert "step 12/12" in cli("--mode=train", "--workdir=run", "--config.training.time_limit=0").good()
 
 
-def test_pictures_on_the_way(cli, tiny):
-    cli("--mode=train", "--workdir=run", *tiny, "--config.training.sample_every=5").good()
-    assert sorted(path.name for path in Path("run/samples").glob("step_*")) == [
-        "step_00000005.png",
-        "step_00000010.png",
-    ]
-
-
 # Conditional models
 
 
-def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, tmp_path):
+def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, tmp_path, model_of, samples_of):
     out = cli(
         "--mode=train", "--workdir=run", *DIGITS, "--config.model.conditional=True", "--config.training.accumulation=2"
     )
     assert "7 samples" in out.good()
     folder = Path("run")
-    config, sde, model = trained_model(folder)
+    config, sde, model = model_of(folder)
     assert model.net.embed.label.weight.shape[0] == 11
     data = get_dataset("digits")
     draw = partial(
         generate, builders.build_sampler(config, sde), sde, model, (1, 8, 8), 7, batch_size=3, progress=False
     )
     x = draw(labels=torch.arange(7)).x
-    assert np.array_equal(samples(folder), data.quantizer.to_uint8(x).numpy())
-    assert not np.array_equal(samples(folder), data.quantizer.to_uint8(draw().x).numpy())
+    assert np.array_equal(samples_of(folder), data.quantizer.to_uint8(x).numpy())
+    assert not np.array_equal(samples_of(folder), data.quantizer.to_uint8(draw().x).numpy())
     report = json.loads((folder / "likelihood" / "test_seed0.json").read_text())
     log_prob = builders.build_log_prob(config, sde)
     scored = evaluate_likelihood(
@@ -360,7 +270,7 @@ def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, tmp_path
 # Dry runs and recipes
 
 
-def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of):
+def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, model_of):
     out = cli("--mode=train", "--dry_run", *tiny, "--workdir=new").good()
     config = json.loads(out[: out.index("\n}\n") + 2])
     expected = toy2d.get_config()
@@ -370,7 +280,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of):
         kind = expected[section].get_type(key)
         expected[section][key] = kind(float(value)) if key != "decay" else value
     assert config == json.loads(expected.to_json())
-    _, _, model = trained_model(trained)
+    _, _, model = model_of(trained)
     parameters = sum(p.numel() for p in model.parameters())
     assert f"mlp of {parameters:,} parameters (" in out
     assert re.search(r"memory: about \d+ MiB: \d+ for weights, .*, \d+ for the activations of a batch", out)

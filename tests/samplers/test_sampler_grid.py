@@ -1,6 +1,7 @@
 """Time grids: their ends, their spacing, and the messages for wrong ones."""
 
 import math
+import re
 
 import numpy as np
 import oracles
@@ -152,10 +153,22 @@ def test_wrong_grids_are_explained(grid, message):
         get_sampler("ancestral", grid=grid).sample(VPSDE(), lambda x, t: -x, (2, 2))
 
 
-@pytest.mark.parametrize("steps", [0, -3, True, 2.5, "5"])
+@pytest.mark.parametrize("steps", [0, -3, True, 2.5, "5", 1_000_001, np.float64(5), np.bool_(True)])
 def test_a_wrong_number_of_steps_is_explained(steps):
-    with pytest.raises(ValueError, match=rf"steps is {steps!r}; a sampler needs a whole number of at least 1"):
-        get_sampler("ancestral", steps=steps).sample(VPSDE(), lambda x, t: -x, (2, 2))
+    message = f"steps is {steps!r}; a sampler needs a whole number of at least 1, at most 1,000,000"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        get_sampler("ancestral", steps=steps)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        time_grid(VPSDE(), "uniform", steps, 1e-3)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_whole_numbers_of_numpy_are_whole_numbers(sampler):
+    given = {"steps": 7} | ({"order": 2} if "order" in sampler_options(sampler) else {})
+    plain, other = (get_sampler(sampler, **{k: kind(v) for k, v in given.items()}) for kind in (int, np.int64))
+    assert repr(plain) == repr(other)
+    assert torch.equal(plain.time_grid(VPSDE()), other.time_grid(VPSDE()))
+    assert torch.equal(time_grid(VPSDE(), "uniform", np.int64(7), 0.1), time_grid(VPSDE(), "uniform", 7, 0.1))
 
 
 @pytest.mark.parametrize("grid", GRIDS)

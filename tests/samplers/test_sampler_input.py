@@ -1,5 +1,6 @@
 """What does not fit: shapes, seeds, precisions, scores, processes; each gets one clear message, nothing is lost."""
 
+import numpy as np
 import pytest
 import torch
 from oracles import PROCESSES
@@ -29,6 +30,10 @@ def test_a_source_of_paths_can_be_used_again_and_for_other_shapes(name):
 def test_wrong_seeds_are_explained(seeds):
     with pytest.raises(ValueError, match=r"give a whole number in \[0, 2\^63\) for each image"):
         PathNoise(seeds)
+
+
+def test_seeds_may_be_numbers_of_numpy():
+    assert torch.equal(PathNoise(np.array([3, 1])).seeds, PathNoise([3, 1]).seeds)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (8, -1), (8, 0), 8, (2.0, 3)])
