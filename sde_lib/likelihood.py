@@ -1,11 +1,11 @@
 """Exact log-likelihood of the probability-flow ODE (arXiv 2011.13456, section 4.3 and appendix D.2).
 
-Along dx/dt = v(x, t) = f x - g^2 s / 2, the density obeys d log p_t(x_t) / dt = -div v. So with z = x(T),
+Along an ODE the log density falls by the divergence. So with z = x(T), and in the variables of ``probability_flow``,
 
-    log p(x) = log prior(z) + integral from t_min to T of div v(x_t, t) dt,    div v = f D - g^2 div s / 2.
+    log p(x) = log prior(z) + D log(n_T / n_start) + integral of div_y (dy/du) du,   div_y = n div_x eps_hat - D tanh u.
 
-This is the density of the model that starts from the prior and flows to t_min. Where the exact score of a known p_t is
-used, it differs from log p_{t_min}(x) by the mismatch log prior(z) - log p_T(z), which belongs to the process.
+This is the density of the model that starts from the prior and flows to t_start. Where the exact score of a known p_t
+is used, it differs from log p_{t_start}(x) by the mismatch log prior(z) - log p_T(z), which belongs to the process.
 """
 
 import math
@@ -16,10 +16,8 @@ from torch import Tensor
 
 from sde_lib.divergence import Divergence, ExactDivergence, HutchinsonDivergence, draw_probes
 from sde_lib.ode import integrate
-from sde_lib.sde import SDE, ScoreFn, batch_time, match_dims
-
-LOG_PROB_CARE = 10.0
-"""How much tighter than the state log p is controlled: it is the result, and an error in it is never undone."""
+from sde_lib.probability_flow import Clock, check_state
+from sde_lib.sde import SDE, ScoreFn, batch_time, require_positive
 
 
 class LikelihoodResult(NamedTuple):
@@ -44,13 +42,15 @@ def log_likelihood(
     x: Tensor,
     *,
     divergence: str = "hutchinson",
-    probes: int = 1,
+    probes: int | Tensor = 1,
     noise: str = "rademacher",
     method: str = "dopri5",
     rtol: float = 1e-5,
     atol: float = 1e-5,
     steps: int | None = None,
     max_nfe: int = 10_000,
+    log_prob_care: float = 10.0,
+    t_start: float | None = None,
     generator: torch.Generator | None = None,
 ) -> LikelihoodResult:
     """Log density of x under the probability-flow ODE.
@@ -58,57 +58,70 @@ def log_likelihood(
     Args:
         sde: the forward process.
         score_fn: (x, t) -> score, differentiable in x.
-        x: data (B, *), float; the state of the flow at t_min.
+        x: data (B, *), float; the state of the flow at ``t_start``.
         divergence: "hutchinson" (unbiased, one product for each probe) or "exact" (one for each dimension).
-        probes: number of Hutchinson probes; with two or more the result carries its standard error.
+        probes: number of Hutchinson probes, or the probes themselves (K, B, *), which then take the place of noise and
+            generator; with two or more the result carries its standard error.
         noise: "rademacher" or "gaussian" probes.
         method: ODE method; see ``integrate``.
-        rtol: relative tolerance of each sample's state; log p is held to a tenth of it.
+        rtol: relative tolerance of each sample: of its state y (root mean square) and, by ``log_prob_care``, its log p.
         atol: absolute tolerance, likewise.
         steps: number of steps, for fixed-step methods.
         max_nfe: bound on the evaluations.
+        log_prob_care: how much tighter than the state log p is held; it is the result, and an error in it is never
+            undone.
+        t_start: time at which x is a state; None for the process's t_min.
         generator: source of the probes.
 
     Raises:
-        ValueError: unknown divergence or noise, fewer than one probe, or x that is not floating point.
+        ValueError: unknown divergence or noise, fewer than one probe, t_start outside (0, T], or x that is not finite
+            and floating point.
         IntegrationError: the ODE could not be solved.
     """
-    if not x.is_floating_point():
-        raise ValueError(f"x has dtype {x.dtype}; give model inputs in floating point (dequantise pixels first)")
+    check_state(x)
+    require_positive(rtol=rtol, atol=atol, log_prob_care=log_prob_care)
     estimate = _divergence(x, divergence, probes, noise, generator)
-    columns = probes if divergence == "hutchinson" else 1
+    columns = len(estimate.probes) if isinstance(estimate, HutchinsonDivergence) else 1
     dims = x[0].numel()
+    clock = Clock(sde, sde.t_min if t_start is None else t_start, sde.T)
+    n_start, n_end = clock.norms(x)
 
-    def flow(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x, _ = state
-        t = batch_time(t, x)
-        score, div_score = estimate(score_fn, x, t)
-        f, half_g2 = sde.drift_coeff(t), 0.5 * sde.diffusion(t).square()
-        drift = match_dims(f, x) * x - match_dims(half_g2, x) * score
-        return drift, match_dims(f * dims, div_score) - match_dims(half_g2, div_score) * div_score
+    def flow(u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y, _ = state
+        at = clock.place(u)
+        norm, sigma, tanh = (value.to(y) for value in (at.norm, at.sigma, at.tanh))
+        score, div_score = estimate(score_fn, y * norm, batch_time(at.t, y))
+        return -sigma * score - tanh * y, -norm * sigma * div_score - dims * tanh
 
-    start = (x.detach(), x.new_zeros(len(x), columns))
-    (z, change), nfe = integrate(
+    (end, change), nfe = integrate(
         flow,
-        start,
-        sde.t_min,
-        sde.T,
+        (x.detach() / n_start, x.new_zeros(len(x), columns)),
+        clock.u0,
+        clock.u1,
         method=method,
-        rtol=(rtol, rtol / LOG_PROB_CARE),
-        atol=(atol, atol / LOG_PROB_CARE),
+        rtol=(rtol, rtol / log_prob_care),
+        atol=(atol, atol / log_prob_care),
         steps=steps,
-        breakpoints=sde.breakpoints,
         max_nfe=max_nfe,
+        time_of=clock.time,
     )
+    z = end * n_end
+    log_prob = sde.prior_log_prob(z) + dims * (n_end / n_start).log() + change.mean(1)
     error = change.std(1) / math.sqrt(columns) if columns > 1 else None
-    return LikelihoodResult(sde.prior_log_prob(z) + change.mean(1), z, nfe, error)
+    return LikelihoodResult(log_prob, z, nfe, error)
 
 
-def _divergence(x: Tensor, name: str, probes: int, noise: str, generator: torch.Generator | None) -> Divergence:
+def _divergence(
+    x: Tensor, name: str, probes: int | Tensor, noise: str, generator: torch.Generator | None
+) -> Divergence:
     if name == "exact":
         return ExactDivergence()
     if name != "hutchinson":
         raise ValueError(f"unknown divergence {name!r}; choose from 'exact', 'hutchinson'")
+    if isinstance(probes, Tensor):
+        if probes.ndim == 0 or len(probes) < 1 or probes.shape[1:] != x.shape:
+            raise ValueError(f"probes have shape {tuple(probes.shape)}; give (K, {', '.join(map(str, x.shape))})")
+        return HutchinsonDivergence(probes.to(x))
     if probes < 1:
         raise ValueError(f"probes is {probes!r}; Hutchinson's estimate needs at least 1")
     return HutchinsonDivergence(draw_probes(x, probes, noise, generator))

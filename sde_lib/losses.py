@@ -4,11 +4,13 @@ The continuous loss of one sample is (arXiv 2011.13456, equation 7)
 
     w(t) mean_i (eps_hat(x_t, t) - eps)_i^2,    x_t = alpha x0 + sigma eps,    t ~ law,
 
-and DDPM's L_simple (arXiv 2006.11239, equation 14) the same with w = 1 and t on the N steps of its chain. Losses are
-means over the dimensions of each sample, shape (B,); the caller averages over the batch.
+importance-sampled it is divided by (T - t_min) p(t), the density of the law relative to that of uniform t; and DDPM's
+L_simple (arXiv 2006.11239, equation 14) is the same with w = 1 and t on the N steps of its chain. Losses are means over
+the dimensions of each sample, shape (B,); the caller averages over the batch.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,43 +39,78 @@ WEIGHTINGS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
 """Name -> w(t) on the squared error of eps: 1 (DDPM's), or g^2 on that of the score."""
 
 
+@dataclass(frozen=True)
+class TimeLaw:
+    """A law from which t is drawn: a quantile function draws it, a density weighs it.
+
+    Attributes:
+        quantile: (sde, u in [0, 1]) -> t in [t_min, T], monotonic, of u's shape and dtype.
+        density: (sde, t in [t_min, T]) -> p(t), of t's shape and dtype; its integral from t_min to T is 1.
+    """
+
+    quantile: Callable[[SDE, Tensor], Tensor]
+    density: Callable[[SDE, Tensor], Tensor]
+
+    def __call__(self, sde: SDE, u: Tensor) -> Tensor:
+        """The quantile function."""
+        return self.quantile(sde, u)
+
+
 def _uniform_time(sde: SDE, u: Tensor) -> Tensor:
     return sde.t_min + u * (sde.T - sde.t_min)
 
 
-def _log_snr_ends(sde: SDE, u: Tensor) -> tuple[Tensor, Tensor]:
-    """lambda(T) and lambda(t_min), float64 scalars."""
-    least, most = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device=u.device))
-    return least, most
+def _uniform_density(sde: SDE, t: Tensor) -> Tensor:
+    return torch.full_like(t, 1 / (sde.T - sde.t_min))
 
 
-def _log_snr_time(sde: SDE, u: Tensor) -> Tensor:
-    least, most = _log_snr_ends(sde, u)
-    return _time_at(sde, most + u.to(torch.float64) * (least - most), u)
+def _law_of_log_snr(
+    cdf: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor], density: Callable[[Tensor], Tensor]
+) -> TimeLaw:
+    """The law of t under which lambda(t) has this law, cut to [lambda(T), lambda(t_min)].
+
+    p(t) = density(lambda) (-lambda') / (cdf(lambda(t_min)) - cdf(lambda(T))): neither function need be normalised.
+    """
+
+    def ends(sde: SDE, like: Tensor) -> Tensor:
+        at = torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device=like.device)
+        return cdf(sde.log_snr(at))
+
+    def quantile(sde: SDE, u: Tensor) -> Tensor:
+        least, most = ends(sde, u)
+        lam = inverse(most + u.to(torch.float64) * (least - most))
+        return sde.time_from_log_snr(lam).to(u.dtype).clamp(sde.t_min, sde.T)
+
+    def time_density(sde: SDE, t: Tensor) -> Tensor:
+        least, most = ends(sde, t)
+        return density(sde.log_snr(t)) * _likelihood_weight(sde, t) / (most - least)
+
+    return TimeLaw(quantile, time_density)
 
 
-def _logistic_time(sde: SDE, u: Tensor, centre: float = 2.5, scale: float = 2.0) -> Tensor:
-    least, most = ((end - centre) / scale for end in _log_snr_ends(sde, u))
-    p = torch.sigmoid(most) + u.to(torch.float64) * (torch.sigmoid(least) - torch.sigmoid(most))
-    return _time_at(sde, centre + scale * torch.logit(p), u)
+def _logistic_law(centre: float, scale: float) -> TimeLaw:
+    def standard(lam: Tensor) -> Tensor:
+        return (lam - centre) / scale
+
+    return _law_of_log_snr(
+        cdf=lambda lam: torch.sigmoid(standard(lam)),
+        inverse=lambda p: centre + scale * torch.logit(p),
+        density=lambda lam: torch.sigmoid(standard(lam)) * torch.sigmoid(-standard(lam)) / scale,
+    )
 
 
-def _time_at(sde: SDE, lam: Tensor, u: Tensor) -> Tensor:
-    return sde.time_from_log_snr(lam).to(u.dtype).clamp(sde.t_min, sde.T)
-
-
-TIME_LAWS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
-    "uniform": _uniform_time,
-    "log_snr": _log_snr_time,
-    "logistic": _logistic_time,
+TIME_LAWS: dict[str, TimeLaw] = {
+    "uniform": TimeLaw(_uniform_time, _uniform_density),
+    "log_snr": _law_of_log_snr(cdf=lambda lam: lam, inverse=lambda p: p, density=torch.ones_like),
+    "logistic": _logistic_law(centre=2.5, scale=2.0),
 }
-"""Name -> quantile function u in [0, 1) -> t in [t_min, T].
+"""Name -> law of t on [t_min, T]; called as ``law(sde, u)``, its quantile function.
 
-uniform: t uniform. log_snr: lambda uniform between lambda(T) and lambda(t_min); with the uniform weight this has, up to
-a constant, the expectation of the likelihood weight under uniform t, with far less variance: it is that objective's
-importance sampling (arXiv 2107.00630, 2101.09258). logistic: lambda logistic about 2.5 with scale 2, cut to the same
-range; most draws fall where images on [-1, 1] take shape, as under EDM's normal law of log sigma (arXiv 2206.00364),
-but the heavier tails keep the very small noise levels trained that a likelihood needs.
+uniform: t uniform, p(t) = 1 / (T - t_min). log_snr: lambda uniform between lambda(T) and lambda(t_min), so p(t) =
+-lambda'(t) / (lambda(t_min) - lambda(T)), in proportion to the likelihood weight: it is that objective's importance
+sampling, with far less variance (arXiv 2107.00630, 2101.09258). logistic: lambda logistic about 2.5 with scale 2, cut
+to the same range; most draws fall where images on [-1, 1] take shape, as under EDM's normal law of log sigma (arXiv
+2206.00364), but the heavier tails keep the very small noise levels trained that a likelihood needs.
 """
 
 
@@ -92,7 +129,7 @@ def sample_time(
     With ``low_discrepancy`` the batch shares one uniform draw, u_i = (u + i / batch) mod 1: each time keeps its law,
     the batch covers [0, 1] evenly and the mean loss varies less (arXiv 2107.00630, appendix I).
     """
-    quantile = lookup(TIME_LAWS, law, "time law")
+    quantile = lookup(TIME_LAWS, law, "time law").quantile
     if low_discrepancy:
         u = torch.rand(1, generator=generator, device=device, dtype=dtype)
         u = (u + torch.arange(batch, device=device, dtype=dtype) / batch) % 1
@@ -109,11 +146,19 @@ def dsm_loss(
     weighting: str = "uniform",
     time_law: str = "uniform",
     low_discrepancy: bool = False,
+    importance: bool = False,
     t: Tensor | None = None,
     eps: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Denoising score matching in continuous time, per sample (B,).
+
+    The law of t is part of the objective: E[loss] is the integral of p(t) w(t) E|eps_hat - eps|^2 / D over t. With
+    ``importance`` it is a mere proposal: the loss is divided by (T - t_min) p(t), so its expectation is that of uniform
+    t whatever the law; only the variance depends on it, and is least where p(t) follows w(t) times the error.
+
+    Training for likelihood is ``weighting="likelihood"``; with ``time_law="log_snr"`` and ``importance`` the weight
+    becomes the constant (lambda(t_min) - lambda(T)) / (T - t_min): the importance sampling of arXiv 2101.09258.
 
     Args:
         sde: the forward process.
@@ -122,10 +167,19 @@ def dsm_loss(
         weighting: a key of ``WEIGHTINGS``.
         time_law: a key of ``TIME_LAWS``; used when ``t`` is not given.
         low_discrepancy: spread the drawn times evenly; see ``sample_time``.
+        importance: divide by the density of the drawn times relative to that of uniform t.
         t: times () or (B,), instead of drawing them.
         eps: noise (B, *), instead of drawing it.
         generator: source of the draws.
+
+    Raises:
+        ValueError: unknown names, t of another shape, or ``importance`` of times that no law has drawn.
     """
+    if importance and t is not None:
+        raise ValueError(
+            "importance=True divides by the density of the law that draws t, but t is given; "
+            "leave t out to draw it by time_law, or set importance=False"
+        )
     weight = lookup(WEIGHTINGS, weighting, "weighting")
     if t is None:
         t = sample_time(
@@ -140,7 +194,8 @@ def dsm_loss(
     t = batch_time(t, x0)
     eps = _noise_like(x0, generator) if eps is None else eps
     error = eps_fn(sde.perturb(x0, t, eps), t) - eps
-    return weight(sde, t) * error.square().flatten(1).mean(1)
+    loss = weight(sde, t) * error.square().flatten(1).mean(1)
+    return loss / ((sde.T - sde.t_min) * TIME_LAWS[time_law].density(sde, t)) if importance else loss
 
 
 def ddpm_loss(

@@ -50,6 +50,7 @@ def integrate(
     breakpoints: Sequence[float] = (),
     max_nfe: int = 10_000,
     on_step: Callable[[float, State], None] | None = None,
+    time_of: Callable[[float], float] = float,
 ) -> ODESolution:
     """Solve dx/dt = fn(t, x) from x(t0) to x(t1); t1 may lie before t0.
 
@@ -71,6 +72,7 @@ def integrate(
         breakpoints: times at which the drift has a kink; adaptive methods step onto those that lie between t0 and t1.
         max_nfe: give up after this many evaluations.
         on_step: called with the time and the state reached after every step (scipy's methods: at the end only).
+        time_of: from the variable of integration to the time that messages speak of, where it is another.
 
     Raises:
         ValueError: unknown method, or a fixed one without steps or with a grid between other times.
@@ -83,7 +85,7 @@ def integrate(
         raise ValueError(f"a grid from {grid[0]} to {grid[-1]} does not lead from t0 = {t0} to t1 = {t1}")
     if t0 == t1:
         return ODESolution(x, 0)
-    counted = _Counted(fn, t0, t1, max_nfe, method)
+    counted = _Counted(fn, t0, t1, max_nfe, method, time_of)
     device = _parts(x)[0].device
     times = torch.tensor([t0, t1], dtype=torch.float64, device=device)
     options: dict[str, Any] = {}
@@ -135,8 +137,17 @@ class _Counted:
     Times are clamped to the interval: the trial step by which torchdiffeq sizes its first one can lead far beyond t1.
     """
 
-    def __init__(self, fn: Callable[..., Any], t0: float, t1: float, max_nfe: int, method: str) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        t0: float,
+        t1: float,
+        max_nfe: int,
+        method: str,
+        time_of: Callable[[float], float],
+    ) -> None:
         self.fn = fn
+        self.time_of = time_of
         self.low, self.high = min(t0, t1), max(t0, t1)
         self.max_nfe = max_nfe
         self.method = method
@@ -145,26 +156,32 @@ class _Counted:
 
     def __call__(self, t: Tensor, x: Any) -> Any:
         t = t.clamp(self.low, self.high)
+        if not t.isfinite():
+            raise IntegrationError(
+                f"{self.method}: the steps are not finite after {self.nfe} evaluations; give rtol and atol between "
+                "what the state's dtype resolves and 1"
+            )
         self.t = float(t)
         if self.nfe >= self.max_nfe:
             raise IntegrationError(
-                f"{self.method} is still at t = {self.t:g} after max_nfe = {self.max_nfe} evaluations: "
+                f"{self.method} is still at t = {self.time_of(self.t):g} after max_nfe = {self.max_nfe} evaluations: "
                 "raise max_nfe, or raise rtol and atol"
             )
         self.nfe += 1
         drift = self.fn(t, x)
         if not all(part.isfinite().all() for part in _parts(drift)):
             raise IntegrationError(
-                f"{self.method}: the drift is not finite at t = {self.t:g} (evaluation {self.nfe}): "
+                f"{self.method}: the drift is not finite at t = {self.time_of(self.t):g} (evaluation {self.nfe}): "
                 "check the score there; an untrained or diverged network gives this"
             )
         return drift
 
     def failure(self, reason: str) -> IntegrationError:
         """The error for a solver that gave up."""
+        where = f"t = {self.time_of(self.t):g} after {self.nfe} evaluations"
         return IntegrationError(
-            f"{self.method} gave up at t = {self.t:g} after {self.nfe} evaluations ({reason}): the tolerance is below "
-            "what the state's dtype resolves, or the drift is not smooth; raise rtol and atol, or use float64"
+            f"{self.method} gave up at {where} ({reason}): the tolerance is below what the state's dtype resolves, "
+            "or the drift is not smooth; raise rtol and atol, or use float64"
         )
 
 

@@ -1,14 +1,14 @@
 """Likelihood: exact answers for mixtures, unbiased estimates of the divergence, and what is counted and refused."""
 
 import math
+import re
 
 import pytest
 import torch
 from oracles import PROCESSES, gaussian, gaussian_flow, generator, mixture, mixture_2d, slope
 from scipy import stats
 
-from sde_lib import METHODS, SDES, VPSDE, GaussianMixture, IntegrationError, bits_per_dim, log_likelihood
-from sde_lib.divergence import PROBE_NOISES, ExactDivergence, HutchinsonDivergence, draw_probes
+from sde_lib import METHODS, SDES, VESDE, VPSDE, GaussianMixture, IntegrationError, bits_per_dim, log_likelihood
 from sde_lib.sde import match_dims
 
 every_process = pytest.mark.parametrize("name", PROCESSES)
@@ -37,21 +37,92 @@ def exact_log_prob(sde, law, x, z):
 # Exact answers.
 
 
+class ClosedForm:
+    """Score and divergence of a mixture, written out: div s = sum_k r_k (|s_k|^2 - tr C_k^-1) - |s|^2.
+
+    It stands in for the 192 products of ``ExactDivergence`` on (3, 8, 8); test_sde_divergence.py compares the two.
+    """
+
+    def __init__(self, law, sde):
+        self.law, self.sde = law, sde
+        self.values, self.vectors = torch.linalg.eigh(law.covariances)
+
+    def __call__(self, score_fn, x, t):
+        shares = self.law.responsibilities(x, self.sde, t)
+        alpha, sigma = self.sde.marginal(t[0])
+        inverses = 1 / (alpha**2 * self.values + sigma**2)
+        along = torch.einsum("kij,bki->bkj", self.vectors, x.flatten(1)[:, None] - alpha * self.law.means)
+        each = -torch.einsum("kij,bkj->bki", self.vectors, along * inverses)
+        score = torch.einsum("bk,bki->bi", shares, each)
+        trace = -inverses.sum(1)
+        divergence = (shares * (trace + each.square().sum(2))).sum(1) - score.square().sum(1)
+        return score.reshape(x.shape), divergence[:, None]
+
+
+def exact_cases():
+    """List of (shape, options, bound in bits/dim) over processes.
+
+    The default tolerance is within 1e-4 but on (3, 8, 8), where an image whose path runs along the border between the
+    two components meets a short peak of the divergence, which a long step samples too sparsely: 1 image in 60 errs by
+    1e-4 to 1.4e-4 (cosine), the others by 4e-6. log_prob_care=20 brings that image, too, under 1e-4.
+    """
+    tight = {"rtol": 1e-7, "atol": 1e-7}
+    return [
+        *((shape, {}, 1e-4) for shape in SHAPES),
+        ((3, 8, 8), {}, 2e-4),
+        ((3, 8, 8), {"log_prob_care": 20.0}, 1e-4),
+        *((shape, tight, 1e-6) for shape in [(2,), (3, 2, 2), (3, 8, 8)]),
+    ]
+
+
 @every_process
-@pytest.mark.parametrize(
-    ("shape", "tol", "bound"), [*((shape, 1e-5, 1e-4) for shape in SHAPES), ((3, 2, 2), 1e-7, 1e-6)]
-)
-def test_log_prob_is_exact(name, shape, tol, bound):
+@pytest.mark.parametrize(("shape", "options", "bound"), exact_cases())
+def test_log_prob_is_exact(name, shape, options, bound, monkeypatch):
     sde, law = PROCESSES[name], law_on(shape)
+    if shape == (3, 8, 8):
+        monkeypatch.setattr("sde_lib.likelihood.ExactDivergence", lambda: ClosedForm(law, sde))
     x = data(sde, law)
-    default = {} if tol == 1e-5 else {"rtol": tol, "atol": tol}
-    result = log_likelihood(sde, law.score_fn(sde), x, divergence="exact", **default)
+    result = log_likelihood(sde, law.score_fn(sde), x, divergence="exact", **options)
     exact, mismatch = exact_log_prob(sde, law, x, result.z)
-    print(f"{name} {shape} {tol}: log p {law.log_prob(x, sde, sde.t_min).tolist()} nats, mismatch {mismatch.tolist()}")
-    assert bits(result.log_prob - exact, shape).abs().max() < bound
+    error = bits(result.log_prob - exact, shape).abs().max()
+    print(
+        f"{name} {shape} {options}: error {error:.1e}, mismatch {bits(mismatch, shape).abs().max():.1e}, {result.nfe}"
+    )
+    assert error < bound
     assert result.z.shape == x.shape
     assert result.log_prob.shape == (len(x),)
     assert result.std_error is None
+
+
+@every_process
+def test_any_start(name):
+    """t_start: the density of p_t there, and the code that is reached from there."""
+    sde, law = PROCESSES[name], law_on((2,))
+    x = law.marginal(sde, 0.4).sample(4, generator=generator(1), dtype=torch.float64)
+    result = log_likelihood(sde, law.score_fn(sde), x, divergence="exact", t_start=0.4, rtol=1e-7, atol=1e-7)
+    exact = law.log_prob(x, sde, 0.4) + sde.prior_log_prob(result.z) - law.log_prob(result.z, sde, sde.T)
+    assert bits(result.log_prob - exact, (2,)).abs().max() < 1e-6
+    last = log_likelihood(sde, law.score_fn(sde), x, t_start=sde.T)
+    torch.testing.assert_close(last.log_prob, sde.prior_log_prob(x), rtol=1e-12, atol=0)
+    torch.testing.assert_close(last.z, x, rtol=1e-14, atol=0)
+    assert last.nfe == 0
+
+
+def test_care_tightens_log_prob_alone():
+    """On a Gaussian of large D with a loose tolerance of the state, 100 times the care is 100 times less error."""
+    law, mean, variance = gaussian((40,))
+    sde = VPSDE()
+    x = data(sde, law)
+    z = gaussian_flow(sde, x, sde.t_min, sde.T, mean, variance)
+    truth = law.log_prob(x, sde, sde.t_min) + sde.prior_log_prob(z) - law.log_prob(z, sde, sde.T)
+    errors, costs = [], []
+    for care in (1.0, 100.0, 10_000.0):
+        result = log_likelihood(sde, law.score_fn(sde), x, divergence="exact", rtol=1e-3, atol=1e-3, log_prob_care=care)
+        errors.append(float((result.log_prob - truth).abs().max()))
+        costs.append(result.nfe)
+    print(errors, costs)
+    assert errors[2] < 0.1 * errors[1] < 0.01 * errors[0]
+    assert costs[0] < costs[1] < costs[2]
 
 
 @pytest.mark.parametrize("name", SDES)
@@ -138,144 +209,6 @@ def test_a_sample_s_value_does_not_depend_on_its_batch():
     together = log_likelihood(sde, law.score_fn(sde), x, divergence="exact")
     alone = log_likelihood(sde, law.score_fn(sde), x[:1], divergence="exact")
     assert bits(together.log_prob[:1] - alone.log_prob, (2,)).abs().max() < 1e-4
-
-
-# Divergence.
-
-
-class LinearScore:
-    """s = -x A^T + b with a full, asymmetric A: its divergence is -trace A wherever x is."""
-
-    def __init__(self, d, seed=0):
-        self.matrix = torch.randn(d, d, generator=generator(seed), dtype=torch.float64)
-
-    def __call__(self, x, t):
-        return (-x.flatten(1) @ self.matrix.T + 1).reshape(x.shape)
-
-
-@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4, 4), (63,), (64,), (65,), (3, 8, 8)])
-def test_exact_divergence_is_the_trace(shape):
-    """Also across the blocks of 64 products."""
-    d = math.prod(shape)
-    score = LinearScore(d)
-    x = torch.randn(3, *shape, dtype=torch.float64)
-    value, divergence = ExactDivergence()(lambda x, t: torch.tanh(score(x, t)), x, torch.zeros(3))
-    assert torch.equal(value, torch.tanh(score(x, None)))
-    slopes = 1 - torch.tanh(score(x, None)).flatten(1) ** 2
-    assert divergence.shape == (3, 1)
-    assert torch.allclose(divergence[:, 0], -(slopes * score.matrix.diagonal()).sum(1), rtol=1e-10)
-
-
-@pytest.mark.parametrize("block", [1, 2, 5, 100])
-def test_blocks_do_not_matter(block):
-    law, sde = mixture((3, 2, 2)), VPSDE()
-    x = data(sde, law)
-    t = torch.full((4,), 0.2, dtype=torch.float64)
-    _, whole = ExactDivergence()(law.score_fn(sde), x, t)
-    _, parts = ExactDivergence(block)(law.score_fn(sde), x, t)
-    assert torch.allclose(parts, whole, rtol=1e-12)
-
-
-# Var of v^T A v, with S = (A + A^T) / 2: arXiv 1810.01367 and Avron and Toledo 2011.
-VARIANCES = {
-    "rademacher": lambda s: 2 * ((s**2).sum() - (s.diagonal() ** 2).sum()),
-    "gaussian": lambda s: 2 * (s**2).sum(),
-}
-
-
-@pytest.mark.parametrize("noise", PROBE_NOISES)
-def test_hutchinson_has_its_mean_and_variance(noise):
-    score, k = LinearScore(6), 20_000
-    x = torch.zeros(k, 6, dtype=torch.float64)  # one estimate for each row
-    probes = draw_probes(x, 2, noise, generator(3))
-    assert probes.shape == (2, k, 6)
-    value, estimates = HutchinsonDivergence(probes)(score, x, torch.zeros(k))
-    assert torch.equal(value, score(x, None))
-    assert estimates.shape == (k, 2)
-    estimates = estimates.flatten()
-    symmetric = (score.matrix + score.matrix.T) / 2
-    variance = VARIANCES[noise](symmetric)
-    n = len(estimates)
-    assert abs(estimates.mean() + score.matrix.trace()) < 4 * (variance / n).sqrt()
-    fourth = ((estimates - estimates.mean()) ** 4).mean()
-    assert abs(estimates.var() - variance) < 4 * ((fourth - variance**2) / n).sqrt()
-
-
-@pytest.mark.parametrize("noise", PROBE_NOISES)
-def test_probes_have_zero_mean_and_unit_covariance(noise):
-    x = torch.zeros(1, 3, dtype=torch.float32)
-    probes = draw_probes(x, 40_000, noise, generator(4))[:, 0]
-    assert probes.dtype == torch.float32
-    assert probes.mean(0).abs().max() < 4 / math.sqrt(40_000)
-    assert (probes.T @ probes / 40_000 - torch.eye(3)).abs().max() < 4 * math.sqrt(2 / 40_000)
-    if noise == "rademacher":
-        assert set(probes.unique().tolist()) == {-1.0, 1.0}
-    else:
-        assert stats.kstest(probes.flatten().numpy(), "norm").pvalue > 1e-3
-
-
-@pytest.mark.parametrize("noise", PROBE_NOISES)
-def test_log_prob_is_unbiased_and_its_std_error_is_true(noise):
-    """300 copies of one sample, each with its own 8 probes: errors have mean 0 and the variance that is stated."""
-    sde, law, copies = VPSDE(), mixture((3, 2)), 300
-    x = data(sde, law, n=1).expand(copies, 3, 2)
-    exact = log_likelihood(sde, law.score_fn(sde), x[:1], divergence="exact").log_prob
-    result = log_likelihood(sde, law.score_fn(sde), x, probes=8, noise=noise, generator=generator(5))
-    error, stated = result.log_prob - exact, result.std_error
-    assert stated.shape == (copies,)
-    assert abs(error.mean()) < 4 * error.std() / math.sqrt(copies)
-    # both are averages of chi-squares: 300 errors, and 300 variances of 7 degrees each
-    assert float(error.square().mean() / stated.square().mean()) == pytest.approx(
-        1, abs=4 * math.sqrt(2 / copies + 2 / (7 * copies))
-    )
-    # a mean of 8 over its own standard error is nearly Student's t of 7 degrees
-    assert stats.kstest((error / stated).numpy(), stats.t(7).cdf).pvalue > 1e-3
-
-
-def test_probes_average_out():
-    """Agreement with the exact answer within the stated error, for other samples and many probes."""
-    sde, law = VPSDE(), mixture((3, 2))
-    x = data(sde, law)
-    exact = log_likelihood(sde, law.score_fn(sde), x, divergence="exact").log_prob
-    many = log_likelihood(sde, law.score_fn(sde), x, probes=32, generator=generator(6))
-    few = log_likelihood(sde, law.score_fn(sde), x, probes=2, generator=generator(7))
-    assert ((many.log_prob - exact).abs() < 4 * many.std_error).all()
-    assert float((few.std_error / many.std_error).mean()) == pytest.approx(4, rel=0.5)
-
-
-def test_rademacher_varies_less_than_gaussian():
-    """By the diagonal of the Jacobian, which is most of it here."""
-    sde, law = VPSDE(), mixture((3, 2))
-    x = data(sde, law, n=1).expand(200, 3, 2)
-    spread = {
-        noise: log_likelihood(sde, law.score_fn(sde), x, noise=noise, generator=generator(8)).log_prob.var()
-        for noise in ("rademacher", "gaussian")
-    }
-    assert spread["rademacher"] < 0.5 * spread["gaussian"]
-
-
-@every_process
-def test_rademacher_is_exact_for_an_isotropic_gaussian(name):
-    """v^T (c I) v = c D for signs: the default estimate then has no error at all."""
-    sde = PROCESSES[name]
-    law = GaussianMixture([1.0], torch.full((1, 3, 2), 0.2), std=0.6)
-    x = data(sde, law)
-
-    def result(**options):
-        return log_likelihood(sde, law.score_fn(sde), x, rtol=1e-3, atol=1e-3, **options)
-
-    exact = result(divergence="exact").log_prob
-    assert torch.allclose(result().log_prob, exact, rtol=0, atol=1e-9)
-    assert result(probes=2).std_error.max() < 1e-9
-    assert result(probes=2, noise="gaussian").std_error.min() > 1e-3
-
-
-def test_std_error_is_given_where_there_is_one():
-    sde, law = VPSDE(), mixture_2d()
-    x = data(sde, law)
-    assert log_likelihood(sde, law.score_fn(sde), x).std_error is None
-    assert log_likelihood(sde, law.score_fn(sde), x, probes=2).std_error.shape == (4,)
-    assert log_likelihood(sde, law.score_fn(sde), x, divergence="exact", probes=5).std_error is None
 
 
 def test_probes_come_from_the_generator_alone():
@@ -418,3 +351,40 @@ def test_a_score_that_is_not_finite_is_explained():
 def test_max_nfe_is_passed_on():
     with pytest.raises(IntegrationError, match="after max_nfe = 20 evaluations"):
         log_likelihood(VPSDE(), mixture_2d().score_fn(VPSDE()), torch.zeros(2, 2), max_nfe=20)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2, 3), (0, 2, 2), (), (1, 3, 2)])
+def test_probes_of_another_shape(shape):
+    message = rf"probes have shape {re.escape(str(shape))}; give \(K, 2, 2\)"
+    with pytest.raises(ValueError, match=message):
+        log_likelihood(VPSDE(), mixture_2d().score_fn(VPSDE()), torch.zeros(2, 2), probes=torch.ones(shape))
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol", "log_prob_care"])
+@pytest.mark.parametrize("bad", [0.0, -1e-5, math.nan, math.inf])
+def test_tolerances_are_positive(name, bad):
+    with pytest.raises(ValueError, match=rf"{name} is {bad}; it must be a finite number above 0"):
+        log_likelihood(VPSDE(), mixture_2d().score_fn(VPSDE()), torch.zeros(2, 2), **{name: bad})
+
+
+@pytest.mark.parametrize("t", [0.0, -0.1, 1.5, math.nan])
+def test_starts_outside_the_process(t):
+    with pytest.raises(ValueError, match=rf"time {t} is not in \(0, 1\], where the flow runs"):
+        log_likelihood(VPSDE(), mixture_2d().score_fn(VPSDE()), torch.zeros(2, 2), t_start=t)
+
+
+def test_messages_speak_of_time():
+    """The VE flow is at u = asinh(sigma) and its score fails from t = 0.6 on; u there is about 1.3.
+
+    Half way in u lies t = 0.729.
+    """
+    sde, law = VESDE(), mixture_2d()
+    exact = law.score_fn(sde)
+
+    def broken(x, t):
+        return exact(x, t) * torch.where(t > 0.6, math.nan, 1.0)[:, None]
+
+    with pytest.raises(IntegrationError, match=r"is not finite at t = 0\.(6[0-9]|7)"):
+        log_likelihood(sde, broken, torch.zeros(2, 2), method="rk4", steps=100)
+    with pytest.raises(IntegrationError, match=r"rk4 is still at t = 0\.729\d* after max_nfe = 200 evaluations"):
+        log_likelihood(sde, exact, torch.zeros(2, 2), method="rk4", steps=100, max_nfe=200)

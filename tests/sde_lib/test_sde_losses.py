@@ -1,12 +1,11 @@
-"""DDPM's loss is the continuous one; minima are known; weights and laws of time are what they say."""
+"""DDPM's loss is the continuous one; minima are known; weights are what they say."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from oracles import PROCESSES, gaussian, generator, mixture, slope
+from oracles import PROCESSES, gaussian, generator, slope
 from scipy import stats
 
 from sde_lib import TIME_LAWS, VPSDE, WEIGHTINGS, CosineVPSDE, GaussianMixture, ddpm_loss, ddpm_schedule, dsm_loss
@@ -29,16 +28,6 @@ def batch(n, shape, seed=0, dtype=torch.float64):
 def exact_eps(sde, law):
     score_fn = law.score_fn(sde)
     return lambda x, t: -match_dims(sde.sigma(t), x) * score_fn(x, t)
-
-
-def quadrature(sde, n=80, panels=30):
-    """Gauss-Legendre nodes and weights on [t_min, T], in panels of equal ratio, which also end at the kinks."""
-    edges = np.geomspace(sde.t_min, sde.T, panels + 1)
-    edges = np.sort(np.concatenate([edges, [b for b in sde.breakpoints if sde.t_min < b < sde.T]]))
-    x, w = np.polynomial.legendre.leggauss(n)
-    nodes = [(a + b) / 2 + (b - a) / 2 * x for a, b in pairwise(edges)]
-    weights = [(b - a) / 2 * w for a, b in pairwise(edges)]
-    return torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(weights))
 
 
 # DDPM's loss and the continuous one.
@@ -201,168 +190,7 @@ def test_minimum_for_a_mixture(name, time):
     assert abs(float(loss.mean()) - minimum) < 4 * float(loss.std()) / math.sqrt(n)
 
 
-# Laws of time.
-
-
-def falling_log_snr(sde, t):
-    most, least = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
-    return (most - sde.log_snr(t)) / (most - least)
-
-
-def falling_logistic(sde, t):
-    """Of lambda ~ logistic(2.5, 2), cut to the range of the process."""
-    cdf = stats.logistic(2.5, 2.0).cdf
-    most, least = cdf(sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64)).numpy())
-    return torch.from_numpy((most - cdf(sde.log_snr(t).numpy())) / (most - least))
-
-
-# What is uniform on [0, 1].
-UNIFORM_IN = {
-    "uniform": lambda sde, t: (t - sde.t_min) / (sde.T - sde.t_min),
-    "log_snr": falling_log_snr,
-    "logistic": falling_logistic,
-}
-
-
-@every_process
-@pytest.mark.parametrize("law", TIME_LAWS)
-def test_law_of_time(name, law):
-    sde = PROCESSES[name]
-    t = sample_time(sde, 20_000, law=law, generator=generator(10), dtype=torch.float64)
-    assert t.shape == (20_000,)
-    assert t.min() >= sde.t_min
-    assert t.max() <= sde.T
-    assert stats.kstest(UNIFORM_IN[law](sde, t).numpy(), "uniform").pvalue > 1e-3
-
-
-@every_process
-@pytest.mark.parametrize("law", TIME_LAWS)
-def test_quantile_function(name, law):
-    """t rises or falls from end to end, and u is recovered from it."""
-    sde = PROCESSES[name]
-    u = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    t = TIME_LAWS[law](sde, u)
-    assert t[0] == pytest.approx(sde.t_min, rel=1e-9)
-    assert t[-1] == pytest.approx(sde.T, rel=1e-9)
-    assert (t.diff() > 0).all()
-    assert torch.allclose(UNIFORM_IN[law](sde, t), u, rtol=1e-9, atol=1e-9)
-
-
-@every_process
-@pytest.mark.parametrize("law", TIME_LAWS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_times_stay_inside_in_any_dtype(name, law, dtype):
-    sde = PROCESSES[name]
-    u = torch.tensor([0.0, 1e-7, 0.5, 1 - 2**-24], dtype=dtype)
-    t = TIME_LAWS[law](sde, u)
-    assert t.dtype == dtype
-    assert t.min() >= torch.tensor(sde.t_min, dtype=dtype)
-    assert t.max() <= sde.T
-    assert sample_time(sde, 3, law=law, dtype=dtype).dtype == dtype
-
-
-@pytest.mark.parametrize("law", TIME_LAWS)
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_low_discrepancy_covers_evenly(law, size):
-    """Exactly one time in each of the batch's equal cells: the spacing of u is 1 / batch on the circle."""
-    sde = VPSDE()
-    t = sample_time(sde, size, law=law, low_discrepancy=True, generator=generator(11), dtype=torch.float64)
-    u = UNIFORM_IN[law](sde, t).sort().values
-    gaps = torch.cat([u.diff(), 1 - u[-1:] + u[:1]])
-    assert torch.allclose(gaps, torch.full((size,), 1 / size, dtype=torch.float64), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("law", TIME_LAWS)
-def test_low_discrepancy_keeps_the_law_of_every_sample(law):
-    sde, draw = VPSDE(), generator(12)
-    t = torch.stack(
-        [sample_time(sde, 4, law=law, low_discrepancy=True, generator=draw, dtype=torch.float64) for _ in range(2000)]
-    )
-    for column in t.T:
-        assert stats.kstest(UNIFORM_IN[law](sde, column).numpy(), "uniform").pvalue > 1e-3
-
-
-@pytest.mark.parametrize("law", TIME_LAWS)
-def test_low_discrepancy_lowers_the_variance_of_the_mean_loss(law):
-    """With one x0 and eps for all, only t varies: the mean over a batch of 32 falls in variance by far more than 2."""
-    sde = VPSDE()
-    x0, eps = (v.expand(32, 8) for v in batch(1, (8,)))
-
-    def means(spread):
-        draw = generator(13)
-        return torch.stack(
-            [
-                dsm_loss(
-                    sde,
-                    network,
-                    x0,
-                    t=sample_time(sde, 32, law=law, low_discrepancy=spread, generator=draw, dtype=torch.float64),
-                    eps=eps,
-                ).mean()
-                for _ in range(300)
-            ]
-        )
-
-    plain, even = means(False), means(True)
-    assert even.var() < plain.var() / 2
-    difference = (plain.var() / 300 + even.var() / 300).sqrt()
-    assert (plain.mean() - even.mean()).abs() < 4 * difference
-
-
-@every_process
-def test_log_snr_law_is_the_importance_sampling_of_the_likelihood_weight(name):
-    """E_law[loss] (lambda_max - lambda_min) = (T - t_min) E_uniform[likelihood-weighted loss], by quadrature of both.
-
-    The first integral runs over the quantile function's u, the second over t.
-    """
-    sde = PROCESSES[name]
-    x0, eps = batch(1, (5,), seed=4)
-    t, weight = quadrature(sde)
-    ends = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
-    span = float(ends[0] - ends[1])
-
-    def loss(t, weighting):
-        return dsm_loss(sde, network, x0.expand(len(t), 5), weighting=weighting, t=t, eps=eps.expand(len(t), 5))
-
-    over_t = float((weight * loss(t, "likelihood")).sum())
-    u, w = np.polynomial.legendre.leggauss(40)
-    cells = np.linspace(0, 1, 201)
-    u = torch.from_numpy(np.concatenate([(a + b) / 2 + (b - a) / 2 * u for a, b in pairwise(cells)]))
-    over_u = span * float(
-        (torch.from_numpy(np.tile(w, 200)) / 400 * loss(TIME_LAWS["log_snr"](sde, u), "uniform")).sum()
-    )
-    assert over_u == pytest.approx(over_t, rel=1e-6)
-
-
-def test_importance_sampling_lowers_the_variance():
-    sde, n = VPSDE(), 20_000
-    x0 = mixture((4,)).sample(n, generator=generator(14), dtype=torch.float64)
-    ends = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
-    plain = (sde.T - sde.t_min) * dsm_loss(sde, network, x0, weighting="likelihood", generator=generator(15))
-    sampled = (ends[0] - ends[1]) * dsm_loss(sde, network, x0, time_law="log_snr", generator=generator(15))
-    error = math.sqrt((plain.var() + sampled.var()) / n)
-    assert abs(float(plain.mean() - sampled.mean())) < 4 * error
-    assert sampled.var() < plain.var() / 10
-
-
 # Randomness and arguments.
-
-
-@pytest.mark.parametrize("law", TIME_LAWS)
-@pytest.mark.parametrize("spread", [False, True])
-def test_dsm_loss_draws_time_by_the_law_asked_for(law, spread):
-    """The times that the network sees are those of ``sample_time`` with the same generator."""
-    sde, seen = VPSDE(), []
-    x0 = torch.zeros(64, 3)
-    dsm_loss(
-        sde,
-        lambda x, t: seen.append(t) or x,
-        x0,
-        time_law=law,
-        low_discrepancy=spread,
-        generator=generator(16),
-    )
-    assert torch.equal(seen[0], sample_time(sde, 64, law=law, low_discrepancy=spread, generator=generator(16)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -428,6 +256,12 @@ def test_unknown_names():
         dsm_loss(VPSDE(), network, x0, time_law="logsnr")
     with pytest.raises(ValueError, match=rf"unknown time law 'cosine'; choose from {laws}"):
         sample_time(VPSDE(), 3, law="cosine")
+
+
+@pytest.mark.parametrize("law", TIME_LAWS)
+def test_importance_of_given_times_is_refused(law):
+    with pytest.raises(ValueError, match=r"importance=True divides by the density .*, but t is given; leave t out"):
+        dsm_loss(VPSDE(), network, torch.zeros(2, 2), time_law=law, importance=True, t=torch.tensor(0.5))
 
 
 def test_times_of_another_shape_are_refused():
