@@ -2,7 +2,8 @@
 
 python run_lib.py --mode=train                                   train, sample and score the default: digits
 python run_lib.py --mode=sample --sampler=pc
-python run_lib.py --mode=likelihood
+python run_lib.py --mode=likelihood --config.likelihood.estimate=all
+python run_lib.py --mode=interpolate
 python run_lib.py --mode=train --config=configs/celeba64.py --config.data.root=FOLDER --workdir=runs/faces
 """
 
@@ -11,33 +12,28 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
 
-import glob
-import json
 import re
-import shlex
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from evaluation import Generated, Trajectory, evaluate_likelihood, generate, picture, save_picture
-from models import ScoreModel
-from samplers import SAMPLERS, Progress
+from modes import MODES, Run, dry_run
+from samplers import SAMPLERS
 from sde_lib import lookup
-from training import Metrics, RunFolder, builders, estimate_memory, load_checkpoint, load_weights, settings, train
-from training.builders import Experiment
+from training import RunFolder, builders, settings
 
 HOME = Path(__file__).resolve().parent
 DEFAULT_RECIPE = "configs/digits.py"
+PROCESSES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+"""What torchrun tells each process, and what one alone assumes."""
 FLAGS = flags.FLAGS
 
-flags.DEFINE_enum("mode", None, ["train", "sample", "likelihood"], "What to do with the run.")
+flags.DEFINE_enum("mode", None, list(MODES), "What to do with the run.")
 flags.DEFINE_string("workdir", None, "Run folder. Default: runs/NAME for configs/NAME.py, or that of --checkpoint.")
 flags.DEFINE_string("sampler", None, f"Sampler, in place of config.sampling.sampler: {', '.join(SAMPLERS)}.")
 flags.DEFINE_string("checkpoint", None, "Checkpoint folder to use. Default: the newest of the run.")
@@ -51,18 +47,11 @@ config_flags.DEFINE_config_file(
 def main(argv: Sequence[str]) -> None:
     """Run one mode; what a user can mend is one line on stderr, and exit status 1."""
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("several processes (torchrun) are not supported; start run_lib.py once, without torchrun")
-        config = FLAGS.config
-        if FLAGS.sampler is not None:
-            config.sampling.sampler = FLAGS.sampler
-        settings.check(config.to_dict(), default.get_config().to_dict())
-        folder = RunFolder(run_path(), config.training.keep_checkpoints)
-        experiment = builders.build_experiment(config)
+        run = build_run(FLAGS.config)
         if FLAGS.dry_run:
-            dry_run(config, folder, experiment)
+            dry_run(run, scores=FLAGS.mode in ("train", "likelihood"))
         else:
-            MODES[FLAGS.mode](config, folder, experiment)
+            MODES[FLAGS.mode](run)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if FLAGS.traceback:
             raise
@@ -71,183 +60,35 @@ def main(argv: Sequence[str]) -> None:
         fail("interrupted; what was saved before is untouched", status=130)
 
 
-def run_train(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
-    """Train (or go on), then draw samples and score held-out data with the result."""
-    state = builders.build_state(config, experiment.model)
-    options = builders.build_options(config, experiment.dataset)
-    loss_fn = builders.build_loss(config, experiment.sde)
-    check_evaluation(config, experiment)
-    changes, start = folder.changes(config.to_dict()), folder.starting_point(FLAGS.checkpoint)
-    if start is not None:
-        state.load(start)
-        print(f"continuing {folder.path} from step {state.step}")
-    folder.store_config(config.to_dict())
-    for change in changes:
-        print(f"changed since this run began: {change}")
-    print(describe(config, folder, experiment), flush=True)
-    if state.step >= options.steps:
-        print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
-    with Metrics(folder.path, state.step) as metrics:
-
-        def on_sample(step: int) -> None:
-            pixels = picture(draw(config, experiment, state.ema.model).x, experiment.dataset.quantizer)
-            metrics.picture(step, "samples", pixels)
-            save_picture(pixels, folder.samples / f"step_{step:08d}.png")
-
-        reason = train(
-            state,
-            loss_fn,
-            experiment.dataset,
-            options,
-            folder.checkpoints,
-            metrics,
-            device=experiment.device,
-            on_sample=on_sample,
+def build_run(config: ConfigDict) -> Run:
+    """Check the configuration, and build what it describes."""
+    rank, world_size, local = processes()
+    if world_size > 1 and FLAGS.mode != "likelihood":
+        raise ValueError(
+            f"several processes (torchrun) share the work of --mode=likelihood only; start --mode={FLAGS.mode} once, "
+            "without torchrun"
         )
-    again, sampling, scoring = (command(mode, folder) for mode in ("train", "sample", "likelihood"))
-    if reason in ("SIGINT", "SIGTERM"):
-        print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
-        return
-    if reason == "time limit":
-        minutes = f"{options.time_limit:g} minutes"
-        print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
-    sample(config, folder, experiment, state.ema.model, f"step {state.step}")
-    score(config, folder, experiment, state.ema.model)
-    print("next:")
-    if reason == "time limit":
-        print(f"  {again}   # goes on to step {options.steps}")
-    print(f"  {sampling} --sampler=dpmpp_sde   # or ode, ancestral, pc, ...")
-    print(f"  {scoring} --config.likelihood.probes=4")
-    print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
-    print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
+    if world_size > 1 and "RANK" not in os.environ:  # it would wait for the others for ever
+        raise ValueError(f"WORLD_SIZE is {world_size}, but there is no RANK; start with torchrun, or unset WORLD_SIZE")
+    if FLAGS.sampler is not None:
+        config.sampling.sampler = FLAGS.sampler
+    documented = default.get_config()
+    settings.check(config.to_dict(), documented.to_dict())
+    folder = RunFolder(run_path(), config.training.keep_checkpoints)
+    if world_size > 1 and config.device in ("auto", "cuda") and torch.cuda.is_available():
+        config.device = f"cuda:{local % torch.cuda.device_count()}"
+    experiment = builders.build_experiment(config)
+    place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
+    return Run(config, documented, folder, experiment, FLAGS.checkpoint, place, rank, world_size)
 
 
-def run_sample(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
-    """Draw samples of a trained run with any sampler."""
-    check_evaluation(config, experiment)
-    model = trained_model(config, folder, experiment)
-    sample(config, folder, experiment, model, str(folder.checkpoint(FLAGS.checkpoint)))
-
-
-def run_likelihood(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
-    """Score held-out data with a trained run."""
-    check_evaluation(config, experiment)
-    score(config, folder, experiment, trained_model(config, folder, experiment))
-
-
-MODES: dict[str, Callable[[ConfigDict, RunFolder, Experiment], None]] = {
-    "train": run_train,
-    "sample": run_sample,
-    "likelihood": run_likelihood,
-}
-
-
-def sample(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel, source: str) -> None:
-    """Write a picture of samples, the samples themselves, and how they came about."""
-    moments, quantizer = config.sampling.trajectory, experiment.dataset.quantizer
-    images = 4 if quantizer else config.sampling.batch_size  # points make a picture only together
-    trajectory = Trajectory(experiment.sde, moments, images) if moments else None
-    result = draw(config, experiment, model, trajectory)
-    settings_used, mark = builders.sampler_settings(config, default.get_config(), experiment.sde)
-    name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
-    path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
-    values = result.x if quantizer is None else quantizer.to_uint8(result.x)
-    np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
-    provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
-    path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
-    unused = builders.unused_settings(config, default.get_config())
-    if unused:
-        print(f"note: {config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
-    for old in folder.samples.glob(f"{glob.escape(name)}_trajectory.*"):
-        old.unlink()  # of other samples
-    if trajectory is not None:
-        trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
-    print(
-        f"{len(result.x)} samples by {config.sampling.sampler}, {result.nfe} network evaluations each: {path}",
-        flush=True,
-    )
-
-
-def draw(
-    config: ConfigDict,
-    experiment: Experiment,
-    model: ScoreModel,
-    on_step: Callable[[int, Progress], None] | None = None,
-) -> Generated:
-    """Samples as the section ``sampling`` asks for; the classes take turns where the model knows them."""
-    sampling, classes = config.sampling, experiment.dataset.num_classes
-    return generate(
-        builders.build_sampler(config, experiment.sde),
-        experiment.sde,
-        model,
-        experiment.dataset.shape,
-        sampling.num_images,
-        batch_size=sampling.batch_size,
-        labels=torch.arange(sampling.num_images) % classes if config.model.conditional else None,
-        seed=sampling.seed,
-        device=experiment.device,
-        on_step=on_step,
-    )
-
-
-def score(config: ConfigDict, folder: RunFolder, experiment: Experiment, model: ScoreModel) -> None:
-    """Bits/dim of held-out data (given its labels, for a conditional model), always in float32."""
-    likelihood = config.likelihood
-    log_prob = builders.build_log_prob(config, experiment.sde)
-    conditional = config.model.conditional
-    model.precision = "float32"
-    report = evaluate_likelihood(
-        lambda x, y, generator: log_prob(partial(model, y=y if conditional else None), x, generator=generator),
-        builders.build_dataset(config, likelihood.split),
-        num_images=likelihood.num_images,
-        batch_size=likelihood.batch_size,
-        seed=likelihood.seed,
-        device=experiment.device,
-    )
-    path = folder.likelihood / f"{likelihood.split}_seed{likelihood.seed}.json"
-    report.save(path, settings=likelihood.to_dict(), process=repr(experiment.sde))
-    print(
-        f"{report} of the split {likelihood.split!r}, {report.nfe} network evaluations, {report.seconds:.0f} s: {path}",
-        flush=True,
-    )
-
-
-def trained_model(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> ScoreModel:
-    """The averaged weights of a checkpoint, ready for use."""
-    folder.changes(config.to_dict(), fixed=("sde", "model"))
-    path = folder.checkpoint(FLAGS.checkpoint)
-    load_weights(experiment.model, load_checkpoint(path)[0]["ema"], path)
-    print(f"using the averaged weights of {path}", flush=True)
-    return experiment.model.eval().requires_grad_(False)
-
-
-def dry_run(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> None:
-    """Show what would run, and write nothing."""
-    options = builders.build_options(config, experiment.dataset)
-    builders.build_loss(config, experiment.sde)
-    check_evaluation(config, experiment)
-    print(config.to_json(indent=2))
-    print(describe(config, folder, experiment))
-    part = options.batch_size // options.accumulation
-    print(f"memory: about {estimate_memory(experiment.model, experiment.dataset.shape, part)}")
-
-
-def check_evaluation(config: ConfigDict, experiment: Experiment) -> None:
-    """Fail now, and not after the training, on settings that only sampling and likelihood use."""
-    builders.build_sampler(config, experiment.sde)
-    builders.build_log_prob(config, experiment.sde)
-    builders.build_dataset(config, config.likelihood.split)
-
-
-def describe(config: ConfigDict, folder: RunFolder, experiment: Experiment) -> str:
-    """One line: what is trained on what, how long, and where it goes."""
-    options = builders.build_options(config, experiment.dataset)
-    parameters = sum(p.numel() for p in experiment.model.parameters())
-    return (
-        f"{config.model.name} of {parameters:,} parameters ({experiment.model.precision}, {experiment.device}), "
-        f"{len(experiment.dataset)} training samples of {experiment.dataset.name} {experiment.dataset.shape}, "
-        f"{experiment.sde!r}, {options.steps} steps of {options.batch_size}, run folder {folder.path}"
-    )
+def processes() -> tuple[int, int, int]:
+    """What torchrun tells: the number of this process, how many there are, and its number on this machine."""
+    told = {name: os.environ.get(name, alone) for name, alone in PROCESSES}
+    if not all(value.isdecimal() for value in told.values()) or int(told["RANK"]) >= int(told["WORLD_SIZE"]):
+        listing = " ".join(f"{name}={value}" for name, value in told.items())
+        raise ValueError(f"the environment has {listing}; start with torchrun, or unset these variables")
+    return int(told["RANK"]), int(told["WORLD_SIZE"]), int(told["LOCAL_RANK"])
 
 
 # The command line itself: finding the recipe, and one line for every mistake.
@@ -372,12 +213,6 @@ def default_path(recipe: str) -> Path:
     """The folder runs/NAME or runs/NAME-ARGUMENT for a recipe NAME.py:ARGUMENT."""
     file, _, argument = recipe.partition(":")
     return Path("runs") / "-".join(filter(None, [Path(file).stem, re.sub(r"[^\w.]+", "-", argument).strip("-")]))
-
-
-def command(mode: str, folder: RunFolder) -> str:
-    """The command for a mode on this run, as it can be typed; the run brings its own configuration."""
-    words = ["python", sys.argv[0], f"--mode={mode}"]
-    return shlex.join(words if folder.path == default_path(DEFAULT_RECIPE) else [*words, f"--workdir={folder.path}"])
 
 
 def fail(message: str, status: int) -> NoReturn:

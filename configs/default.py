@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     training.ddpm_steps = 500  # length of that chain
     training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2)
     training.time_law = "uniform"  # continuous: uniform, log_snr, logistic (in the log-SNR)
+    training.importance = False  # continuous: the law only proposes t; the loss is divided by its density
     training.low_discrepancy = True  # continuous: spread the times of a batch evenly
     training.log_every = 100  # steps
     training.checkpoint_every = 5000  # steps
@@ -114,13 +115,37 @@ def get_config() -> ConfigDict:
     likelihood.split = "test"  # train, test (celeba: valid too)
     likelihood.num_images = 0  # first images of the split; 0: all
     likelihood.batch_size = 256  # images scored at once
-    likelihood.seed = 0  # of dequantisation and probes
+    likelihood.seed = 0  # of dequantisation, probes, and the draws of the bounds
+    likelihood.estimate = "ode"  # ode, elbo (the SDE's bound), ddpm (bound of the chain of training.ddpm_steps), all
+    likelihood.dequantization = placeholder(str)  # uniform, truncated_normal, variational; None: by data.dequantize
+    likelihood.repeats = 1  # draws of each image; with two or more, ode gives the importance-weighted bound too
     likelihood.divergence = "hutchinson"  # hutchinson, exact
     likelihood.probes = 1  # Hutchinson probes
     likelihood.noise = "rademacher"  # rademacher, gaussian
     likelihood.method = "dopri5"  # as sampling.method
     likelihood.steps = 100  # of fixed-step methods
-    likelihood.rtol = 1e-5  # relative tolerance
-    likelihood.atol = 1e-5  # absolute tolerance
+    likelihood.rtol = 0.01  # relative tolerance of each image; docs/likelihood.md has what it costs and errs
+    likelihood.atol = 0.01  # absolute tolerance
+    likelihood.log_prob_care = 10.0  # how much tighter than the state log p is held
     likelihood.max_nfe = 10_000  # give up after this many evaluations
+    likelihood.check = 0  # images that are scored again at a tenth of the tolerance, to see what moves
+    likelihood.precision = "float32"  # float32, bfloat16
+    likelihood.samples = 32  # elbo: places of the integral for each image; ddpm: transitions
+    likelihood.codes = False  # ode: keep the latent codes (.npz)
+
+    config.interpolation = interpolation = ConfigDict()
+    interpolation.split = "test"  # of the images
+    interpolation.first = 0  # index of the first image; pairs are neighbours
+    interpolation.pairs = 6  # rows of the picture
+    interpolation.moments = 9  # points of each way, with both ends
+    interpolation.rtol = 1e-4  # relative tolerance of the flow, there and back
+    interpolation.atol = 1e-4  # absolute tolerance
+
+    config.dequantizer = dequantizer = ConfigDict()
+    dequantizer.steps = 2000  # optimizer steps
+    dequantizer.batch_size = 64  # images in one step
+    dequantizer.learning_rate = 1e-3  # at the start; it falls to 0 linearly
+    dequantizer.ema_decay = 0.99  # of the averaged weights, which are used
+    dequantizer.channels = 32  # width of the networks
+    dequantizer.layers = 4  # couplings
     return config

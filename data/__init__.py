@@ -7,6 +7,7 @@ from typing import Any
 from data.celeba import CelebA
 from data.cifar10 import CIFAR10
 from data.dataset import Batch, Dataset, TensorDataset
+from data.dequantization import Dequantized, Dequantizer, TruncatedNormalDequantizer, UniformDequantizer
 from data.digits import Digits
 from data.folder import ImageFolder
 from data.loader import batch_indices, eval_batches, prepare, train_batches
@@ -19,8 +20,12 @@ __all__ = [
     "DATASETS",
     "Batch",
     "Dataset",
+    "Dequantized",
+    "Dequantizer",
     "Quantizer",
     "TensorDataset",
+    "TruncatedNormalDequantizer",
+    "UniformDequantizer",
     "batch_indices",
     "dataset_options",
     "derive_seed",

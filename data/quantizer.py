@@ -68,10 +68,46 @@ class Quantizer:
             TypeError: ``v`` does not hold integers.
             ValueError: a level is outside 0 .. levels - 1.
         """
+        self._index(v)  # wrong levels cost no draw
+        return self.place(v, torch.rand(v.shape, generator=generator, device=v.device, dtype=torch.float32))
+
+    def place(self, v: Tensor, u: Tensor) -> Tensor:
+        """Levels to float32 values at the share u of their bin, 0 <= u < 1; they always decode to v.
+
+        Raises:
+            TypeError: ``v`` does not hold integers.
+            ValueError: a level is outside 0 .. levels - 1.
+        """
         index, edges = self._index(v), self._edges(v.device)
-        u = torch.rand(v.shape, generator=generator, device=v.device, dtype=torch.float32)
         last_of_bin = torch.nextafter(edges[1:], edges[:-1])
         return torch.minimum(edges[index] + self.bin_width * u, last_of_bin[index])
+
+    def log_mass(self, v: Tensor, mean: Tensor, std: Tensor | float, *, points: bool = False) -> Tensor:
+        """Log of the probability that N(mean, std^2) gives each level: its mass in the cell of v, nats, shape of v.
+
+        The cells fill the line; the outer ones reach to infinity (the discrete decoder of arXiv 2006.11239).
+
+        Args:
+            v: levels, integers of any shape.
+            mean: model values, shape of v.
+            std: standard deviation, a number or a shape that fits v.
+            points: cells are cut midway between the points of ``encode``, for models of those points; else they are the
+                bins of ``dequantize``.
+        """
+        index = self._index(v)
+        if points:
+            encoded = _spaced(self.low, self.high, self.levels, v.device).double()
+            inner = (encoded[1:] + encoded[:-1]) / 2
+        else:
+            inner = self._edges(v.device)[1:-1].double()
+        infinity = inner.new_full((1,), math.inf)
+        edges = torch.cat([-infinity, inner, infinity])
+        std = torch.as_tensor(std, dtype=torch.float64, device=v.device)
+        below, above = ((edges[i] - mean.double()) / std for i in (index, index + 1))
+        far = below > 0  # the mass is taken from the nearer tail, where it keeps its digits
+        below, above = torch.where(far, -above, below), torch.where(far, -below, above)
+        upper = torch.special.log_ndtr(above)
+        return upper + torch.log(-torch.expm1((torch.special.log_ndtr(below) - upper).clamp(max=-1e-300)))
 
     def decode(self, x: Tensor) -> Tensor:
         """Model values (any shape, floating; read in float32) to uint8 levels; values beyond the range are clamped.

@@ -1,18 +1,33 @@
-"""Generating many samples, scoring a data set, and pictures of what came out."""
+"""Generating many samples, scoring a data set, encoding and decoding, and pictures of what came out."""
 
+from evaluation.draws import Draws
+from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
+from evaluation.interpolate import Interpolation, interpolate, slerp
 from evaluation.likelihood import LikelihoodReport, evaluate_likelihood
+from evaluation.parts import Parts
 from evaluation.pictures import density_picture, image_grid, picture, save_picture
+from evaluation.precision import computing_in
 from evaluation.trajectory import Trajectory
 
 __all__ = [
+    "BoundEstimator",
+    "Draws",
+    "Estimate",
+    "Estimator",
     "Generated",
+    "Interpolation",
     "LikelihoodReport",
+    "ODEEstimator",
+    "Parts",
     "Trajectory",
+    "computing_in",
     "density_picture",
     "evaluate_likelihood",
     "generate",
     "image_grid",
+    "interpolate",
     "picture",
     "save_picture",
+    "slerp",
 ]

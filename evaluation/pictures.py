@@ -13,12 +13,13 @@ SMALLEST_SIDE = 64
 """Images are enlarged by a whole factor until a side has about this many pixels, so that small ones can be seen."""
 
 
-def image_grid(x: Tensor, quantizer: Quantizer) -> np.ndarray:
-    """Arrange images in a square-ish grid with a thin frame.
+def image_grid(x: Tensor, quantizer: Quantizer, columns: int | None = None) -> np.ndarray:
+    """Arrange images in a grid with a thin frame.
 
     Args:
         x: model outputs (N, C, H, W) with C = 1 or 3 (of other numbers the first is shown).
         quantizer: levels and range of the data.
+        columns: images in a row; None for a square-ish grid.
 
     Returns:
         uint8 (H', W', 3).
@@ -28,7 +29,7 @@ def image_grid(x: Tensor, quantizer: Quantizer) -> np.ndarray:
     n, height, width, _ = pixels.shape
     scale = max(1, SMALLEST_SIDE // max(height, width))
     pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    columns = math.ceil(math.sqrt(n))
+    columns = math.ceil(math.sqrt(n)) if columns is None else columns
     rows = math.ceil(n / columns)
     frame = 2
     cell = (height * scale + frame, width * scale + frame)

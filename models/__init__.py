@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from models.dequantizer import VariationalDequantizer
 from models.ema import EMA
 from models.mlp import MLP
 from models.score_model import CONDITIONINGS, PRECISIONS, ScoreModel
@@ -9,4 +10,4 @@ from models.unet import UNet
 
 MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP}
 
-__all__ = ["CONDITIONINGS", "EMA", "MLP", "MODELS", "PRECISIONS", "ScoreModel", "UNet"]
+__all__ = ["CONDITIONINGS", "EMA", "MLP", "MODELS", "PRECISIONS", "ScoreModel", "UNet", "VariationalDequantizer"]

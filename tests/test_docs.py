@@ -9,6 +9,7 @@ import oracles
 import pytest
 import torch
 
+from configs import default
 from samplers import GRIDS, SAMPLERS, THRESHOLDS, get_sampler, sampler_options
 from sde_lib import VPSDE
 
@@ -20,6 +21,15 @@ SAMPLERS_PAGE = (HOME / "docs" / "samplers.md").read_text()
 def test_every_linked_file_exists(page):
     links = re.findall(r"\]\(([^)#]+)\)", (HOME / "docs" / page).read_text())
     assert [link for link in links if "://" not in link and not (HOME / "docs" / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (HOME / "docs").glob("*.md"))])
+def test_every_setting_that_a_page_names_exists(page):
+    config = default.get_config()
+    text = (HOME / page).read_text()
+    flags = re.findall(r"--config\.(\w+)\.(\w+)", text)
+    words = [pair for pair in re.findall(r"`(\w+)\.(\w+)(?: ?=[^`]*)?`", text) if pair[0] in config]
+    assert [pair for pair in flags + words if pair[0] not in config or pair[1] not in config[pair[0]]] == []
 
 
 def rows():

@@ -1,6 +1,6 @@
 """The arrows and the rules of the house, read off the syntax of every product file.
 
-run_lib -> training, evaluation -> samplers, models, data -> sde_lib; configs import nothing of ours.
+run_lib -> modes -> training, evaluation -> samplers, models, data -> sde_lib; configs import nothing of ours.
 """
 
 import ast
@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "training": {"samplers", "models", "data", "sde_lib"},
     "evaluation": {"samplers", "models", "data", "sde_lib"},
     "configs": set(),
-    "run_lib": {"training", "evaluation", "samplers", "models", "data", "sde_lib", "configs"},
+    "modes": {"training", "evaluation", "samplers", "models", "data", "sde_lib"},
+    "run_lib": {"modes", "training", "samplers", "sde_lib", "configs"},
 }
 """Room -> the other rooms of ours that it may import."""
 OURS = {*MAY_IMPORT, "tests", "benchmarks", "oracles"}
@@ -52,8 +53,8 @@ def forbidden_imports(tree, path):
         top = module.split(".")[0]
         if top in OURS - {room} - MAY_IMPORT[room]:
             yield f"imports {module}"
-        if top == "ml_collections" and room not in ("configs", "run_lib") and Path(path).name != "builders.py":
-            yield f"imports {module}: ConfigDict stops at run_lib.py and the builders"
+        if top == "ml_collections" and room not in ("configs", "modes", "run_lib") and Path(path).name != "builders.py":
+            yield f"imports {module}: ConfigDict stops at the modes and the builders"
         if room == "configs" and top not in ("configs", "ml_collections") and top not in sys.stdlib_module_names:
             yield f"imports {module}: a config is values"
 
@@ -166,6 +167,11 @@ def test_every_room_of_the_package_is_watched():
         ("forbidden_imports", "configs/x.py", "from sde_lib import SDES"),
         ("forbidden_imports", "training/loop.py", "from ml_collections import ConfigDict"),
         ("forbidden_imports", "run_lib.py", "import tests"),
+        ("forbidden_imports", "run_lib.py", "from evaluation import generate"),
+        ("forbidden_imports", "modes/x.py", "import run_lib"),
+        ("forbidden_imports", "modes/x.py", "from configs import default"),
+        ("forbidden_imports", "training/x.py", "from modes import Run"),
+        ("forbidden_imports", "evaluation/x.py", "import modes.likelihood"),
         ("asked_processes", "models/x.py", "isinstance(sde, VPSDE)"),
         ("asked_processes", "samplers/x.py", "isinstance(sde, (int, sde_lib.VESDE))"),
         ("asked_processes", "training/x.py", "isinstance(sde, VPSDE | CosineVPSDE)"),
@@ -193,7 +199,11 @@ def test_a_rule_sees_a_fault(rule, path, code):
             "from ml_collections import ConfigDict\nfrom models import MODELS\nfrom . import loop",
         ),
         ("evaluation/x.py", "from samplers import get_sampler\nimport data.digits"),
-        ("run_lib.py", "import training, evaluation\nfrom ml_collections import config_flags"),
+        ("run_lib.py", "import training, modes\nfrom ml_collections import config_flags"),
+        (
+            "modes/x.py",
+            "import training, evaluation, data\nfrom models import EMA\nfrom ml_collections import ConfigDict",
+        ),
         (
             "configs/x.py",
             "from configs import default\nimport math\nfrom ml_collections import ConfigDict\nname = 'vp'",

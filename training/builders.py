@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
-from data import Dataset, dataset_options, get_dataset
-from models import EMA, MODELS, ScoreModel
+from data import Dataset, Quantizer, dataset_options, get_dataset
+from models import EMA, MODELS, PRECISIONS, ScoreModel, VariationalDequantizer
 from samplers import GRIDS, Sampler, get_sampler, sampler_options
 from sde_lib import (
     SDE,
@@ -25,10 +25,13 @@ from sde_lib import (
     ddpm_loss,
     ddpm_schedule,
     dsm_loss,
+    elbo,
     log_likelihood,
     lookup,
 )
+from training.checkpoint import load_checkpoint, load_weights
 from training.loop import LossFn, TrainOptions
+from training.run_folder import RunFolder
 from training.state import TrainState
 
 GENERAL = ("sampler", "num_images", "batch_size", "seed", "trajectory")
@@ -150,6 +153,7 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
             weighting=settings.weighting,
             time_law=settings.time_law,
             low_discrepancy=settings.low_discrepancy,
+            importance=settings.importance,
         )
     else:
         raise ValueError(f"unknown training.loss {settings.loss!r}; choose from 'continuous', 'ddpm'")
@@ -228,12 +232,119 @@ def unused_settings(config: ConfigDict, default: ConfigDict) -> list[str]:
     return [key for key, value in sampling.items() if key not in used and value != default.sampling[key]]
 
 
+LIKELIHOOD_OPTIONS = (
+    "divergence",
+    "probes",
+    "noise",
+    "method",
+    "steps",
+    "rtol",
+    "atol",
+    "log_prob_care",
+    "max_nfe",
+)
+"""Settings of the section ``likelihood`` that ``log_likelihood`` takes."""
+
+
+def likelihood_options(config: ConfigDict) -> dict[str, Any]:
+    """Options of ``log_likelihood``, as the section ``likelihood`` asks for."""
+    return {key: config.likelihood[key] for key in LIKELIHOOD_OPTIONS}
+
+
 def build_log_prob(config: ConfigDict, sde: SDE) -> Callable[..., LikelihoodResult]:
     """(score_fn, x, generator=...) -> log-likelihood, as the section ``likelihood`` asks for."""
-    keys = ("divergence", "probes", "noise", "method", "steps", "rtol", "atol", "max_nfe")
-    log_prob = partial(log_likelihood, sde, **{key: config.likelihood[key] for key in keys})
-    log_prob(lambda x, t: 0 * x, torch.zeros(1, 1))  # a setting that is wrong fails here, not after the training
-    return log_prob
+    return partial(log_likelihood, sde, **likelihood_options(config))
+
+
+def check_likelihood(config: ConfigDict, sde: SDE) -> None:
+    """Fail now on settings of the likelihood that cannot work."""
+    settings = config.likelihood
+    build_log_prob(config, sde)(lambda x, t: 0 * x, torch.zeros(1, 1))
+    lookup(dict.fromkeys(("ode", "elbo", "ddpm", "all")), settings.estimate, "likelihood.estimate")
+    lookup(PRECISIONS, settings.precision, "likelihood.precision")
+    dequantization(config)
+    if settings.estimate == "ddpm":
+        ddpm_chain(config, sde)
+    if settings.codes and settings.estimate not in ("ode", "all"):
+        raise ValueError(
+            f"likelihood.codes is set, but the estimate {settings.estimate!r} has no latent codes; use ode"
+        )
+
+
+def ddpm_chain(config: ConfigDict, sde: SDE) -> int:
+    """Length of DDPM's chain, ``training.ddpm_steps``, after a check that the process has such a chain."""
+    return ddpm_schedule(sde, config.training.ddpm_steps).steps  # type: ignore[arg-type]
+
+
+def dequantization(config: ConfigDict) -> str:
+    """The dequantisation that is asked for, or the one that fits how the model was trained."""
+    name = config.likelihood.dequantization or ("uniform" if config.data.dequantize else "truncated_normal")
+    return lookup({kind: kind for kind in DEQUANTIZATIONS}, name, "likelihood.dequantization")
+
+
+DEQUANTIZATIONS = ("uniform", "truncated_normal", "variational")
+
+
+def build_dequantizer_state(config: ConfigDict, dataset: Dataset, device: torch.device) -> TrainState:
+    """A fresh variational dequantiser with its Adam and moving average; its seed is the run's."""
+    settings, quantizer = config.dequantizer, dataset.quantizer
+    if quantizer is None or len(dataset.shape) != 3:
+        raise ValueError(f"{dataset.name!r} has no levels to dequantise")
+    torch.manual_seed(config.seed)
+    network = VariationalDequantizer(
+        (dataset.shape[0], dataset.shape[1], dataset.shape[2]),
+        levels=quantizer.levels,
+        low=quantizer.low,
+        high=quantizer.high,
+        channels=settings.channels,
+        layers=settings.layers,
+    ).to(device)
+    return TrainState(network, torch.optim.Adam(network.parameters()), EMA(network, settings.ema_decay))
+
+
+def build_dequantizer_options(config: ConfigDict) -> TrainOptions:
+    """How to train the dequantiser: on levels, which the loss dequantises itself."""
+    settings = config.dequantizer
+    return TrainOptions(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        decay="linear",
+        seed=config.seed,
+        workers=config.data.workers,
+        checkpoint_every=settings.steps,
+        log_every=config.training.log_every,
+    )
+
+
+def build_dequantizer_loss(config: ConfigDict, sde: SDE, model: ScoreModel, quantizer: Quantizer) -> LossFn:
+    """The bound -(elbo(x) - log q(x | v)) in bits/dim, x drawn by the dequantiser."""
+    conditional = config.model.conditional
+
+    def loss_fn(network: nn.Module, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+        v = quantizer.decode(x0)
+        x, log_q = network(v, torch.rand(v.shape, generator=generator, device=v.device))
+        eps_fn = partial(model.eps, y=y if conditional else None)
+        bound = elbo(sde, eps_fn, x, samples=1, generator=generator).log_prob
+        return (log_q - bound) / (x[0].numel() * math.log(2))
+
+    return loss_fn
+
+
+def trained_dequantizer(config: ConfigDict, dataset: Dataset, folder: RunFolder, device: torch.device) -> nn.Module:
+    """The averaged weights of the run's variational dequantiser.
+
+    Raises:
+        ValueError: none has been trained.
+    """
+    newest = folder.dequantizer.latest()
+    if newest is None:
+        raise ValueError(
+            f"no dequantiser in {folder.dequantizer.folder}; train one first, by --mode=dequantizer on this run"
+        )
+    network = build_dequantizer_state(config, dataset, device).ema.model
+    load_weights(network, load_checkpoint(newest)[0]["ema"], newest)
+    return network
 
 
 def resolve_device(name: str) -> torch.device:

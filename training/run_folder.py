@@ -26,6 +26,7 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self.samples = self.path / "samples"
         self.likelihood = self.path / "likelihood"
+        self.dequantizer = Checkpoints(self.path / "dequantizer" / "checkpoints", keep=1)
 
     @property
     def config_path(self) -> Path:

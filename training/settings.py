@@ -47,6 +47,17 @@ AT_LEAST: dict[str, float] = {
     "likelihood.probes": 1,
     "likelihood.steps": 1,
     "likelihood.max_nfe": 1,
+    "likelihood.repeats": 1,
+    "likelihood.check": 0,
+    "likelihood.samples": 1,
+    "interpolation.first": 0,
+    "interpolation.pairs": 1,
+    "interpolation.moments": 2,
+    "dequantizer.steps": 1,
+    "dequantizer.batch_size": 1,
+    "dequantizer.ema_decay": 0,
+    "dequantizer.channels": 4,
+    "dequantizer.layers": 2,
 }
 ABOVE_ZERO = (
     "model.sigma_data",
@@ -62,6 +73,10 @@ ABOVE_ZERO = (
     "sampling.atol",
     "likelihood.rtol",
     "likelihood.atol",
+    "likelihood.log_prob_care",
+    "interpolation.rtol",
+    "interpolation.atol",
+    "dequantizer.learning_rate",
 )
 BELOW_ONE = (
     "data.holdout",
@@ -69,6 +84,7 @@ BELOW_ONE = (
     "training.beta1",
     "training.beta2",
     "training.ema_decay",
+    "dequantizer.ema_decay",
     "sampling.t_end",
 )
 

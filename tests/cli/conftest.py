@@ -42,6 +42,31 @@ TINY = [
     "--config.likelihood.atol=0.1",
 ]
 """The toy recipe, made to train in a second."""
+DIGITS = [
+    "--config=configs/digits.py",
+    "--config.model.channels=8",
+    "--config.model.channel_mult=1,1",
+    "--config.training.steps=4",
+    "--config.training.batch_size=8",
+    "--config.training.warmup_steps=0",
+    "--config.training.ddpm_steps=30",
+    "--config.sampling.steps=1",
+    "--config.sampling.num_images=1",
+    "--config.sampling.trajectory=0",
+    "--config.likelihood.num_images=3",
+    "--config.likelihood.method=euler",
+    "--config.likelihood.steps=3",
+    "--config.likelihood.samples=2",
+    "--config.interpolation.pairs=2",
+    "--config.interpolation.moments=3",
+    "--config.interpolation.rtol=0.01",
+    "--config.interpolation.atol=0.01",
+    "--config.dequantizer.steps=3",
+    "--config.dequantizer.batch_size=4",
+    "--config.dequantizer.channels=4",
+    "--config.dequantizer.layers=2",
+]
+"""The recipe of images, likewise."""
 
 
 class Outcome(NamedTuple):
@@ -125,6 +150,41 @@ def trained(_trained, tmp_path):
     return shutil.copytree(_trained, tmp_path / "trained")
 
 
+@pytest.fixture(scope="session")
+def tiny_digits():
+    return DIGITS
+
+
+@pytest.fixture(scope="session")
+def _trained_digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    outcome = run_cli("--mode=train", f"--workdir={folder}", *DIGITS)
+    assert outcome.status == 0, outcome.err
+    shutil.rmtree(folder / "likelihood")
+    return folder
+
+
+@pytest.fixture
+def digits(_trained_digits, tmp_path):
+    """A finished run of images, not yet scored, to do with as one likes."""
+    return shutil.copytree(_trained_digits, tmp_path / "digits")
+
+
+@pytest.fixture(scope="session")
+def _trained_on_labels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels") / "run"
+    flags = ["--config.model.conditional=True", "--config.training.learning_rate=0.05"]
+    outcome = run_cli("--mode=train", f"--workdir={folder}", *DIGITS, *flags)
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def labelled(_trained_on_labels, tmp_path):
+    """A finished run of a conditional model of images."""
+    return shutil.copytree(_trained_on_labels, tmp_path / "labelled")
+
+
 def files(folder):
     """{relative path: content}: what must not change when something fails."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -155,6 +215,17 @@ def samples(folder, pattern="*"):
     """The only array of samples of a run whose name fits."""
     (path,) = (folder / "samples").glob(f"{pattern}.npz")
     return np.load(path)["samples"]
+
+
+def report(folder, estimate="ode", split="test"):
+    """The only result of an estimate, and where it lies."""
+    (path,) = (folder / "likelihood").glob(f"step_*_{split}_{estimate}_*.json")
+    return json.loads(path.read_text()), path
+
+
+@pytest.fixture(scope="session")
+def report_of():
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +268,7 @@ for line in sys.stdin:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(0)
+        os.environ.update(job["env"])
         sys.argv = ["run_lib.py", *job["argv"]]
         run_lib.cli()
     print(pid, flush=True)
@@ -221,9 +293,9 @@ class Launcher:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-    def start(self, log, *arguments):
-        """Its process id; what it prints goes to the file ``log``."""
-        return self._ask(log=str(log), argv=[str(argument) for argument in arguments])
+    def start(self, log, *arguments, **env):
+        """Its process id; what it prints goes to the file ``log``, and ``env`` into its environment."""
+        return self._ask(log=str(log), argv=[str(argument) for argument in arguments], env=env)
 
     def wait(self, pid):
         """Its exit status; that of a signal is negative."""

@@ -16,8 +16,8 @@ from PIL import Image
 
 import run_lib
 from configs import default, stored, toy2d
-from data import get_dataset
-from evaluation import evaluate_likelihood, generate, image_grid
+from data import UniformDequantizer, get_dataset
+from evaluation import ODEEstimator, evaluate_likelihood, generate, image_grid
 from training import builders
 
 DIGITS = [
@@ -45,7 +45,7 @@ def tree(folder):
 
 
 @pytest.fixture(scope="module")
-def digits(cli, tmp_path_factory):
+def main_job(cli, tmp_path_factory):
     """The default job, made small; (run folder, what it printed)."""
     folder = tmp_path_factory.mktemp("main")
     before = os.getcwd()
@@ -57,17 +57,17 @@ def digits(cli, tmp_path_factory):
     return folder / "runs" / "digits", outcome.good()
 
 
-def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of, samples_of):
-    folder, out = digits
+def test_the_main_job_leaves_everything_in_its_folder(main_job, steps_of, samples_of):
+    folder, out = main_job
     files = tree(folder)
     events = [file for file in files if file.startswith("tensorboard/events.out.tfevents")]
+    scores = [f for f in files if re.fullmatch(r"likelihood/step_00000012_test_ode_seed0_[0-9a-f]{6}\.json", f)]
     parts = ("ema.safetensors", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json")
-    assert len(events) == 1
-    assert sorted(set(files) - set(events)) == sorted(
+    assert (len(events), len(scores)) == (1, 1)
+    assert sorted(set(files) - {*events, *scores}) == sorted(
         [
             *[f"checkpoints/step_{step:08d}/{part}" for step in (10, 12) for part in parts],
             "config.json",
-            "likelihood/test_seed0.json",
             "metrics.jsonl",
             "samples/deis_4nfe_seed0.json",
             "samples/deis_4nfe_seed0.npz",
@@ -86,8 +86,8 @@ def test_the_main_job_leaves_everything_in_its_folder(digits, steps_of, samples_
     assert "7 samples by deis, 4 network evaluations each: runs/digits/samples/deis_4nfe_seed0.png" in out
 
 
-def test_the_stored_configuration_is_the_resolved_one(digits):
-    folder, _ = digits
+def test_the_stored_configuration_is_the_resolved_one(main_job):
+    folder, _ = main_job
     config = json.loads((folder / "config.json").read_text())
     assert config["model"]["channel_mult"] == [1, 1]
     assert config["training"]["steps"] == 12
@@ -98,8 +98,8 @@ def test_the_stored_configuration_is_the_resolved_one(digits):
     assert json.loads(again.to_json()) == config
 
 
-def test_the_samples_are_those_of_the_averaged_weights(digits, model_of, samples_of):
-    folder, _ = digits
+def test_the_samples_are_those_of_the_averaged_weights(main_job, model_of, samples_of):
+    folder, _ = main_job
     data = get_dataset("digits")
     shown = {}
     for part in ("ema", "model"):
@@ -114,34 +114,44 @@ def test_the_samples_are_those_of_the_averaged_weights(digits, model_of, samples
     assert not np.array_equal(samples_of(folder), shown["model"])
 
 
-def test_the_likelihood_is_that_of_the_averaged_weights(digits, model_of):
-    folder, out = digits
-    report = json.loads((folder / "likelihood" / "test_seed0.json").read_text())
+def scored(config, sde, model):
+    """Values of the first three test images by the ODE, put together by hand; model: (x, t, y) -> score."""
+    options = builders.likelihood_options(config)
+    own = {key: options.pop(key) for key in ("divergence", "probes", "noise")}
+    data = get_dataset("digits", "test")
+    estimator = ODEEstimator(sde, model, UniformDequantizer(data.quantizer), **own, options=options)
+    report, codes = evaluate_likelihood(
+        estimator, data, num_images=3, batch_size=config.likelihood.batch_size, seed=config.likelihood.seed
+    )
+    assert codes is None
+    return report.values
+
+
+def test_the_likelihood_is_that_of_the_averaged_weights(main_job, model_of, report_of):
+    folder, out = main_job
+    report, path = report_of(folder)
     assert report["images"] == len(report["values"]) == 3
     values = {}
     for part in ("ema", "model"):
         config, sde, model = model_of(folder, part)
-        log_prob = builders.build_log_prob(config, sde)
-        values[part] = evaluate_likelihood(
-            lambda x, y, generator, model=model, log_prob=log_prob: log_prob(model, x, generator=generator),
-            get_dataset("digits", "test"),
-            num_images=3,
-            batch_size=config.likelihood.batch_size,
-        ).values
+        values[part] = scored(config, sde, lambda x, t, y, model=model: model(x, t))
     assert values["ema"] == report["values"]
     assert values["model"] != report["values"]
-    assert f"{report['bits_per_dim']:.4f} ± {report['std_error']:.4f} bits/dim on 3 images of the split 'test'" in out
+    assert f"ode: {report['bits_per_dim']:.4f} ± {report['std_error']:.4f} bits/dim on 3 images of the split 't" in out
+    assert f"s: runs/digits/likelihood/{path.name}\n" in out
+    assert report["checkpoint"] == "runs/digits/checkpoints/step_00000012"
 
 
-def test_the_commands_that_are_proposed_work(digits, cli, monkeypatch, tmp_path):
-    folder, out = digits
+def test_the_commands_that_are_proposed_work(main_job, cli, monkeypatch, tmp_path):
+    folder, out = main_job
     shutil.copytree(folder, tmp_path / "copy" / "runs" / "digits")
     monkeypatch.chdir(tmp_path / "copy")
     proposed = re.findall(r"  python run_lib\.py (.*)", out.partition("next:")[2])
     assert [command.split()[0] for command in proposed] == ["--mode=sample", "--mode=likelihood", "--mode=train"]
     outputs = [cli(*shlex.split(command, comments=True)).good() for command in proposed]
     assert "7 samples by dpmpp_sde, 4 network evaluations each" in outputs[0]
-    assert "bits/dim on 3 images" in outputs[1]
+    assert [line.split(":")[0] for line in outputs[1].splitlines()[1:]] == ["ode", "elbo", "ddpm"]
+    assert outputs[1].count("bits/dim on 3 images") == 3
     assert "continuing runs/digits from step 12" in outputs[2]
     assert "step 24/24" in outputs[2]
     assert f"tensorboard --logdir={Path('runs') / 'digits'}" in out
@@ -150,7 +160,7 @@ def test_the_commands_that_are_proposed_work(digits, cli, monkeypatch, tmp_path)
 # Modes on a run, without its recipe
 
 
-def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):
+def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of, report_of):
     before = bytes_of(trained / "checkpoints")
     for split, count in (("train", 5), ("test", 7)):
         out = cli(
@@ -160,7 +170,7 @@ def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of):
             f"--config.likelihood.num_images={count}",
             "--config.likelihood.seed=-3",
         ).good()
-        report = json.loads((trained / "likelihood" / f"{split}_seed-3.json").read_text())
+        report, _ = report_of(trained, "ode_seed-3", split)
         assert report["images"] == count
         assert f"on {count} images of the split '{split}'" in out
     assert bytes_of(trained / "checkpoints") == before
@@ -241,7 +251,7 @@ def test_a_time_limit_is_said_with_the_way_on(cli, tiny):
 # Conditional models
 
 
-def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, tmp_path, model_of, samples_of):
+def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, model_of, samples_of, report_of):
     out = cli(
         "--mode=train", "--workdir=run", *DIGITS, "--config.model.conditional=True", "--config.training.accumulation=2"
     )
@@ -256,15 +266,7 @@ def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, tmp_path
     x = draw(labels=torch.arange(7)).x
     assert np.array_equal(samples_of(folder), data.quantizer.to_uint8(x).numpy())
     assert not np.array_equal(samples_of(folder), data.quantizer.to_uint8(draw().x).numpy())
-    report = json.loads((folder / "likelihood" / "test_seed0.json").read_text())
-    log_prob = builders.build_log_prob(config, sde)
-    scored = evaluate_likelihood(
-        lambda x, y, generator: log_prob(partial(model, y=y), x, generator=generator),
-        get_dataset("digits", "test"),
-        num_images=3,
-        batch_size=config.likelihood.batch_size,
-    )
-    assert scored.values == report["values"]
+    assert report_of(folder)[0]["values"] == scored(config, sde, model)
 
 
 # Dry runs and recipes

@@ -1,9 +1,10 @@
-"""Levels and ranges: exact inverses, the uniform law of dequantisation, and float32 at the edges."""
+"""Levels and ranges: exact inverses, the uniform law of dequantisation, masses of levels, and float32 at the edges."""
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import logsumexp
 
 from data.quantizer import Quantizer
 from data.randomness import make_generator
@@ -156,3 +157,81 @@ def test_levels_of_a_tensor_are_validated(operation):
         run(torch.tensor([-1, 3]))
     with pytest.raises(TypeError, match=r"levels are integers \(uint8\), got a tensor of torch.float32"):
         run(torch.tensor([0.5]))
+
+
+# Places inside a bin, and the mass of a level
+
+SHARES = torch.tensor([0.0, 2**-24, 0.25, 0.5, 0.875, 1 - 2**-24])
+
+
+def test_place_is_the_share_of_the_bin_and_decodes_to_the_level(quantizer):
+    v = every_level(quantizer, repeats=len(SHARES))
+    x = quantizer.place(v, SHARES[:, None].expand(v.shape))
+    spread = quantizer.high - quantizer.low
+    exact = quantizer.low + spread * (v.double() + SHARES.double()[:, None]) / quantizer.levels
+    assert x.dtype == torch.float32
+    assert torch.all((x.double() - exact).abs() <= 2**-22 * max(abs(quantizer.low), abs(quantizer.high)))
+    assert torch.equal(quantizer.decode(x), v)
+    assert torch.equal(quantizer.decode(torch.nextafter(x[:1], torch.tensor(-99.0)))[:, 1:], v[:1, :-1])  # at u = 0
+
+
+def log_masses(quantizer, mean, std, points):
+    """Log of the mass of N(mean, std^2) in each cell, by quadrature in the log domain: no difference is taken."""
+    spaced = np.linspace(quantizer.low, quantizer.high, quantizer.levels + (not points)).astype(np.float32)
+    edges = (spaced[1:].astype(np.float64) + spaced[:-1]) / 2 if points else spaced[1:-1].astype(np.float64)
+    nodes, weights = np.polynomial.legendre.leggauss(100)
+    half = np.diff(edges) / 2
+    z = ((edges[1:] + edges[:-1]) / 2 + nodes[:, None] * half - mean) / std
+    inner = logsumexp(stats.norm.logpdf(z), b=weights[:, None] * half / std, axis=0)
+    first, last = stats.norm.logcdf((edges[0] - mean) / std), stats.norm.logsf((edges[-1] - mean) / std)
+    return np.concatenate([[first], inner, [last]])
+
+
+@pytest.mark.parametrize("points", [False, True])
+@pytest.mark.parametrize("std", [0.01, 0.1, 3.0])  # cells of 6 deviations down to one 50th
+@pytest.mark.parametrize("law", [Quantizer(17, -0.3, 0.7), Quantizer(256), Quantizer(3, 3.0, 10.1)], ids=str)
+def test_log_mass_is_that_of_the_cell_even_30_deviations_away(law, std, points):
+    if law.levels == 3:
+        std = 20 * std
+    means = np.array([law.low - 30 * std, law.low, (law.low + law.high) / 2, law.high - std / 3, law.high + 30 * std])
+    v = every_level(law, repeats=len(means))
+    found = law.log_mass(v, torch.from_numpy(means)[:, None].expand(v.shape), std, points=points)
+    expected = np.stack([log_masses(law, mean, std, points) for mean in means])
+    assert found.dtype == torch.float64
+    assert expected.min() < -400  # far out, where a difference of probabilities would be 0 or of no digits
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-11, atol=2e-10)
+
+
+@pytest.mark.parametrize("points", [False, True])
+@pytest.mark.parametrize("std", [1e-3, 0.05, 1.0, 50.0])
+def test_the_masses_of_all_levels_are_one(quantizer, std, points):
+    means = torch.linspace(quantizer.low - 40 * std, quantizer.high + 40 * std, 41, dtype=torch.float64)
+    v = every_level(quantizer, repeats=len(means))
+    found = quantizer.log_mass(v, means[:, None].expand(v.shape), std, points=points)
+    assert found.isfinite().all()
+    assert found.logsumexp(1).abs().max() < 1e-12
+
+
+def test_a_sharp_law_gives_its_level_everything():
+    law = Quantizer(17)
+    v = every_level(law)
+    assert torch.all(law.log_mass(v, law.encode(v), 1e-9, points=True) == 0)
+    assert torch.all(law.log_mass(v, law.place(v, torch.full(v.shape, 0.5)), 1e-9) == 0)
+    other = law.log_mass(v.flip(1), law.encode(v), 1e-4, points=True)[0]
+    assert other.isfinite().all()
+    assert other[0] == pytest.approx(-0.5 * (2 - 0.0625) ** 2 / 1e-8, rel=1e-6)  # 19375 deviations away
+
+
+def test_log_mass_takes_a_deviation_for_each_sample():
+    law, v = Quantizer(17), every_level(Quantizer(17), repeats=2)
+    mean = torch.linspace(-1, 1, 17).expand(2, 17)
+    both = law.log_mass(v, mean, torch.tensor([[0.1], [0.7]]))
+    torch.testing.assert_close(both[1:], law.log_mass(v[1:], mean[1:], 0.7), rtol=1e-6, atol=0)
+    torch.testing.assert_close(both[:1], law.log_mass(v[:1], mean[:1], 0.1), rtol=1e-6, atol=0)
+
+
+def test_the_levels_of_a_mass_are_validated():
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.16, got values from 0 to 17"):
+        Quantizer(17).log_mass(torch.tensor([0, 17]), torch.zeros(2), 1.0)
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.16, got values from 0 to 17"):
+        Quantizer(17).place(torch.tensor([0, 17]), torch.zeros(2))

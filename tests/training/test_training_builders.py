@@ -15,7 +15,7 @@ from data import DATASETS, Quantizer, TensorDataset, dataset_options
 from data.toy import DISTRIBUTIONS
 from models import MODELS
 from samplers import SAMPLERS, sampler_options
-from sde_lib import SDES, IntegrationError, log_likelihood
+from sde_lib import SDES
 from training import TrainOptions, builders, estimate_memory, settings
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_a_recipe_builds(name, argument, stored):
     assert (model.prediction, model.conditioning) == (config.model.prediction, config.model.conditioning)
     assert type(builders.build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
     assert builders.build_options(config, dataset).steps > 0
-    builders.build_log_prob(config, sde)
+    builders.check_likelihood(config, sde)
     x0 = torch.rand(2, *dataset.shape)
     loss_fn = builders.build_loss(config, sde)
     loss = loss_fn(Exact(torch.zeros_like), x0, None, torch.Generator().manual_seed(0))
@@ -165,36 +165,31 @@ def test_every_key_is_explained():
 
 
 def keys_read(path):
-    """SECTION.KEY for each ``config.SECTION.KEY`` that a file reads, also by an alias; ["KEY", ...] are its strings."""
-    tree = ast.parse(path.read_text())
-    read, strings = set(), set()
-    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+    """SECTION.KEY for each ``config.SECTION.KEY`` or ``run.config.SECTION.KEY`` that a file reads, also by an alias."""
+    read = set()
+    for function in (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)):
         alias = {}
         for node in ast.walk(function):
             if isinstance(node, ast.Assign):
                 names, values = node.targets[0], node.value
                 paired = isinstance(names, ast.Tuple) and isinstance(values, ast.Tuple)
                 for name, value in zip(names.elts, values.elts, strict=True) if paired else [(names, values)]:
-                    if isinstance(name, ast.Name) and ast.unparse(value).startswith("config."):
+                    if isinstance(name, ast.Name) and re.match(r"(run\.)?config\.", ast.unparse(value)):
                         alias[name.id] = ast.unparse(value)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                strings.add(node.value)
         for node in ast.walk(function):
             if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value)
-                read.add(f"{alias.get(owner, owner)}.{node.attr}".removeprefix("config."))
-    return read, strings
+                read.add(f"{alias.get(owner, owner)}.{node.attr}".removeprefix("run.").removeprefix("config."))
+    return read
 
 
 def test_every_key_is_used():
-    read, strings = set(), set()
-    for file in ("run_lib.py", "training/builders.py"):
-        more, words = keys_read(ROOT / file)
-        read, strings = read | more, strings | words
+    files = (ROOT / "run_lib.py", ROOT / "training" / "builders.py", *sorted((ROOT / "modes").glob("*.py")))
+    read = set().union(*(keys_read(file) for file in files))
     read |= {f"data.{option}" for name in DATASETS for option in dataset_options(name)}
     read |= {f"sampling.{option}" for name in SAMPLERS for option in sampler_options(name)}
     read |= {f"sde.{option}" for process in SDES.values() for option in process.__init__.__annotations__}
-    read |= {f"likelihood.{word}" for word in strings}
+    read |= {f"likelihood.{option}" for option in builders.LIKELIHOOD_OPTIONS}
     assert sorted(set(all_keys()) - read) == []
 
 
@@ -329,6 +324,12 @@ def test_a_loss_gets_its_settings():
     assert scattered.sort().values.diff().max() > 2 / 64
     lam = sde.log_snr(draw(time_law="log_snr")[1].double()).sort().values.diff()
     torch.testing.assert_close(lam, lam.mean().expand_as(lam), rtol=1e-2, atol=0)
+    (plain, t), (proposed, _) = (draw(time_law="log_snr", importance=importance) for importance in (False, True))
+    t = t.double().requires_grad_()
+    slope = torch.autograd.grad(sde.log_snr(t).sum(), t)[0]
+    ends = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
+    density = -slope * (sde.T - sde.t_min) / (ends[0] - ends[1])  # relative to that of uniform t
+    torch.testing.assert_close((plain / proposed).double(), density, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -393,115 +394,3 @@ def test_vectors_are_not_flipped():
     config = tiny(data_random_flip=True)
     with pytest.raises(ValueError, match=r"data\.random_flip is set, but 'toy/checkerboard' has no images to flip"):
         builders.build_options(config, builders.build_dataset(config, "train"))
-
-
-# Samplers
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_gets_the_settings_that_it_has(name):
-    values = {
-        "steps": 17,
-        "grid": "log_snr",
-        "t_end": 0.02,
-        "denoise": False,
-        "snr": 0.3,
-        "corrector_steps": 2,
-        "rtol": 0.1,
-        "atol": 0.2,
-        "max_nfe": 99,
-        "method": "rk4",
-    }
-    config = tiny(**{f"sampling_{key}": value for key, value in values.items()}, sampling_sampler=name)
-    sde = builders.build_sde(config)
-    sampler = builders.build_sampler(config, sde)
-    assert type(sampler) is SAMPLERS[name]
-    own = {key: value for key, value in values.items() if key in sampler_options(name)}
-    assert {"steps", "grid", "t_end", "denoise"} <= set(own)
-    assert {key: getattr(sampler, key) for key in own} == own
-    assert builders.build_sampler(config, sde, steps=5, sampler="ancestral").steps == 5
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"sampler": "ancestrel"}, "unknown sampler 'ancestrel'.*did you mean 'ancestral'"),
-        ({"grid": "linear"}, "unknown time grid 'linear'"),
-        ({"sampler": "ancestral", "variance": "both"}, "unknown variance 'both'"),
-        ({"sampler": "pc", "corrector": "mala"}, "unknown corrector 'mala'"),
-        ({"sampler": "ode", "method": "rk9"}, "unknown ODE method 'rk9'"),
-    ],
-)
-def test_a_sampler_that_does_not_exist(changes, message):
-    config = tiny(**{f"sampling_{key}": value for key, value in changes.items()})
-    with pytest.raises(ValueError, match=message):
-        builders.build_sampler(config, builders.build_sde(config))
-
-
-# Likelihood
-
-
-def gaussian_score(x, t):
-    return -x / (1 + t.unsqueeze(1))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"divergence": "exact"},
-        {"divergence": "hutchinson", "probes": 3},
-        {"divergence": "hutchinson", "noise": "gaussian"},
-        {"method": "euler", "steps": 7},
-        {"rtol": 1e-2, "atol": 1e-3},
-    ],
-)
-def test_the_likelihood_gets_its_settings(changes):
-    options = {"divergence": "exact", "rtol": 1e-4, "atol": 1e-4, **changes}
-    config = tiny(**{f"likelihood_{key}": value for key, value in options.items()})
-    sde = builders.build_sde(config)
-    x = torch.randn(5, 2)
-    ours = builders.build_log_prob(config, sde)(gaussian_score, x, generator=torch.Generator().manual_seed(1))
-    direct = log_likelihood(sde, gaussian_score, x, **options, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(ours.log_prob, direct.log_prob)
-    assert ours.nfe == direct.nfe
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"divergence": "trace"}, ValueError, "unknown divergence 'trace'"),
-        ({"divergence": "hutchinson", "noise": "uniform"}, ValueError, "'uniform'"),
-        ({"method": "rk9"}, ValueError, "unknown ODE method 'rk9'"),
-        ({"max_nfe": 1}, IntegrationError, "raise max_nfe"),
-    ],
-)
-def test_settings_of_the_likelihood_that_cannot_work_fail_when_it_is_built(changes, error, message):
-    config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
-    with pytest.raises(error, match=message):
-        builders.build_log_prob(config, builders.build_sde(config))
-
-
-# Devices
-
-
-def test_devices():
-    assert builders.resolve_device("cpu") == torch.device("cpu")
-    assert builders.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["", "gpu", "cpu:cpu", "meta", "cuda:99"])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used \(.*\); choose auto, cpu or cuda") as caught:
-        builders.resolve_device(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_precision_is_that_of_the_hardware():
-    for name in ("float32", "bfloat16"):
-        assert builders.resolve_precision(name, torch.device("cpu")) == name
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        pytest.skip("only Linux lists what its processor can do")
-    units = {"amx_tile", "avx512_bf16"} & set(info.read_text().split())
-    assert builders.resolve_precision("auto", torch.device("cpu")) == ("bfloat16" if units else "float32")
-    assert builders.resolve_precision("auto", torch.device("meta")) == "float32"

@@ -1,0 +1,20 @@
+"""What ``--mode`` may be: one file for each, from the configuration to what the user sees."""
+
+from collections.abc import Callable
+
+from modes.dequantizer import train_dequantizer
+from modes.interpolate import interpolate_images
+from modes.likelihood import score_run
+from modes.run import Run, check_evaluation, describe, dry_run
+from modes.sample import sample_run
+from modes.train import train_run
+
+MODES: dict[str, Callable[[Run], None]] = {
+    "train": train_run,
+    "sample": sample_run,
+    "likelihood": score_run,
+    "interpolate": interpolate_images,
+    "dequantizer": train_dequantizer,
+}
+
+__all__ = ["MODES", "Run", "check_evaluation", "describe", "dry_run"]

@@ -1,0 +1,34 @@
+"""Train a variational dequantiser for a trained run (arXiv 1902.00275, 2101.09258)."""
+
+from modes.run import Run, check_evaluation
+from training import Metrics, builders, train
+
+
+def train_dequantizer(run: Run) -> None:
+    """Tighten the bound of the SDE by where in its bin a value lies; the score model stays as it is."""
+    config, folder, experiment = run.config, run.folder, run.experiment
+    check_evaluation(run)
+    if experiment.dataset.quantizer is None:
+        raise ValueError(f"{experiment.dataset.name!r} has no levels to dequantise")
+    model, _ = run.trained_model()
+    model.precision = "float32"
+    state = builders.build_dequantizer_state(config, experiment.dataset, experiment.device)
+    options = builders.build_dequantizer_options(config)
+    checkpoints = folder.dequantizer
+    newest = checkpoints.latest()
+    if newest is not None:
+        state.load(newest)
+        print(f"continuing the dequantiser of {folder.path} from step {state.step}")
+    stored = folder.stored_config()
+    if stored is not None:  # later calls need its size
+        folder.store_config({**stored, "dequantizer": config.dequantizer.to_dict()})
+    loss_fn = builders.build_dequantizer_loss(config, experiment.sde, model, experiment.dataset.quantizer)
+    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    with Metrics(checkpoints.folder.parent, state.step) as metrics:
+        reason = train(state, loss_fn, experiment.dataset, options, checkpoints, metrics, device=experiment.device)
+    done = f"after step {state.step} of {options.steps}"
+    if reason != "finished":
+        print(f"stopped by {reason} {done}; all is saved. To go on: {run.command('dequantizer')}")
+        return
+    print(f"finished {done}: {checkpoints.folder}")
+    print(f"next:\n  {run.command('likelihood')} --config.likelihood.dequantization=variational")

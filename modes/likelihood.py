@@ -1,0 +1,183 @@
+"""Score held-out data with a trained run: bits/dim by the ODE, by the SDE's bound, by DDPM's bound."""
+
+import hashlib
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+
+from data import Dataset, Dequantized, Dequantizer, Quantizer, TruncatedNormalDequantizer, UniformDequantizer
+from evaluation import BoundEstimator, Estimator, ODEEstimator, Parts, computing_in, evaluate_likelihood
+from models import ScoreModel
+from modes.run import Run, check_evaluation
+from sde_lib import METHODS
+from training import builders
+from training.checkpoint import MANIFEST
+
+ESTIMATES = {"ode": ("ode",), "elbo": ("elbo",), "ddpm": ("ddpm",), "all": ("ode", "elbo", "ddpm")}
+"""likelihood.estimate -> what is computed."""
+APART = ("batch_size", "num_images", "check", "estimate")
+"""Settings on which the value of an image does not depend."""
+
+
+def score_run(run: Run) -> None:
+    """The mode: load, then ``score``."""
+    check_evaluation(run, scores=True)
+    model, path = run.trained_model()
+    score(run, model, path)
+
+
+def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
+    """Bits/dim of held-out data (given its labels, for a conditional model), by each estimate asked for."""
+    settings = run.config.likelihood
+    dataset = builders.build_dataset(run.config, settings.split)
+    with computing_in(model, settings.precision):
+        for name in ESTIMATES[settings.estimate]:
+            if name == "ddpm" and settings.estimate == "all":
+                try:
+                    builders.ddpm_chain(run.config, run.experiment.sde)
+                except (TypeError, ValueError) as error:
+                    if run.rank == 0:
+                        print(f"no DDPM bound: {error}")
+                    continue
+            score_by(name, run, model, dataset, checkpoint)
+
+
+def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoint: Path) -> None:
+    """Evaluate one estimate, keep its results, and print them."""
+    settings = run.config.likelihood
+    estimator = build_estimator(name, run, model, dataset)
+    label, kept = _names(name, run, checkpoint)
+    parts = Parts(run.folder.likelihood / kept)
+    shared = {"batch_size": settings.batch_size, "seed": settings.seed, "device": run.experiment.device}
+    result = evaluate_likelihood(
+        estimator,
+        dataset,
+        num_images=settings.num_images,
+        repeats=settings.repeats,
+        weighted=name == "ode" and dataset.quantizer is not None,
+        parts=parts,
+        rank=run.rank,
+        world_size=run.world_size,
+        codes=settings.codes and name == "ode",
+        **shared,
+    )
+    if result is None:
+        return
+    report, codes = result
+    provenance: dict[str, Any] = {"estimate": name, "checkpoint": str(checkpoint), "process": repr(run.experiment.sde)}
+    provenance |= {"settings": settings.to_dict()}
+    if settings.check and name == "ode":
+        finer, how = _finer(settings)
+        tighter = build_estimator(name, run, model, dataset, **finer)
+        again = evaluate_likelihood(
+            tighter, dataset, num_images=min(settings.check, report.images), repeats=settings.repeats, **shared
+        )
+        if again is not None:
+            provenance["check"] = {"how": how, **_compare(report.values, again[0].values, again[0].nfe)}
+    path = run.folder.likelihood / f"{label}.json"
+    report.save(path, **provenance)
+    if codes is not None:
+        np.savez_compressed(path.with_suffix(".npz"), codes=codes)
+    parts.remove()
+    print(
+        f"{name}: {report} of the split {settings.split!r}, {report.nfe} network evaluations, "
+        f"{report.seconds:.0f} s: {path}",
+        flush=True,
+    )
+    if "check" in provenance:
+        check = provenance["check"]
+        print(
+            f"check: {check['how']} ({check['nfe']} evaluations) the mean of the first {check['images']} moves by "
+            f"{check['mean_change']:+.1e} bits/dim, and no image by more than {check['largest_change']:.1e}",
+            flush=True,
+        )
+
+
+def build_estimator(name: str, run: Run, model: ScoreModel, dataset: Dataset, **changes: float) -> Estimator:
+    """The estimator of a name for this model and data set."""
+    config, sde = run.config, run.experiment.sde
+    conditional = config.model.conditional
+    dequantizer = build_dequantizer(run, dataset.quantizer)
+
+    def score_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        return model(x, t, y if conditional else None)
+
+    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        return model.eps(x, t, y if conditional else None)
+
+    if name == "ode":
+        settings = builders.likelihood_options(config) | changes
+        own = {key: settings.pop(key) for key in ("divergence", "probes", "noise")}
+        return ODEEstimator(sde, score_fn, dequantizer, **own, options=settings)
+    points = isinstance(dequantizer, TruncatedNormalDequantizer)  # the noise of the process at t_min is the bound's own
+    chain = builders.ddpm_chain(config, sde) if name == "ddpm" else None
+    samples = min(config.likelihood.samples, chain - 1) if chain else config.likelihood.samples
+    return BoundEstimator(sde, eps_fn, dataset.quantizer, None if points else dequantizer, samples, chain)
+
+
+def build_dequantizer(run: Run, quantizer: Quantizer | None) -> Dequantizer | None:
+    """By ``likelihood.dequantization``; None for continuous data, which have no levels."""
+    if quantizer is None:
+        return None
+    kind = builders.dequantization(run.config)
+    if kind == "uniform":
+        return UniformDequantizer(quantizer)
+    if kind == "truncated_normal":
+        sde = run.experiment.sde
+        alpha, sigma = sde.marginal(torch.tensor(sde.t_min, dtype=torch.float64))
+        return TruncatedNormalDequantizer(quantizer, float(alpha), float(sigma))
+    network = builders.trained_dequantizer(run.config, run.experiment.dataset, run.folder, run.experiment.device)
+    return partial(_by_network, network)
+
+
+@torch.no_grad()
+def _by_network(network: torch.nn.Module, v: torch.Tensor, u: torch.Tensor) -> Dequantized:
+    return Dequantized(*network(v, u))
+
+
+def _finer(settings: ConfigDict) -> tuple[dict[str, float], str]:
+    """Settings of the solver that err less, and what they are in words."""
+    if METHODS[settings.method] == "fixed":
+        return {"steps": 2 * settings.steps}, "with twice the steps"
+    return {"rtol": settings.rtol / 10, "atol": settings.atol / 10}, "at a tenth of the tolerance"
+
+
+def _compare(values: list[float], tighter: list[float], nfe: int) -> dict[str, Any]:
+    """How far the values of the first images move when the tolerance is tightened."""
+    change = np.array(tighter) - np.array(values[: len(tighter)])
+    return {
+        "images": len(tighter),
+        "nfe": nfe,
+        "mean_change": float(change.mean()),
+        "largest_change": float(np.abs(change).max()),
+    }
+
+
+def _names(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
+    """A name for the result, and one for its parts, with a digest of all that the value of an image depends on."""
+    config, settings = run.config, run.config.likelihood.to_dict()
+    chain = {"ddpm_steps": config.training.ddpm_steps} if name == "ddpm" else {}
+    in_name = ("split", "seed", "codes", *APART)
+    changed = {k: v for k, v in settings.items() if k not in in_name and v != run.default.likelihood[k]}
+    changed |= {k: v for k, v in chain.items() if v != run.default.training[k]}
+    other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers)", c)]
+    changed |= {"data": other_data} if other_data else {}
+    part = {"num_images": settings["num_images"]} if settings["num_images"] else {}  # 0: the whole split
+    label = f"{checkpoint.name}_{settings['split']}_{name}_seed{settings['seed']}"
+    own = {k: v for k, v in settings.items() if k not in APART}
+    weights = [(checkpoint / MANIFEST).read_text()]
+    if builders.dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
+        weights.append((newest / MANIFEST).read_text())
+    sections = {key: config[key].to_dict() for key in ("data", "sde", "model", "dequantizer")}
+    digest = _digest({"likelihood": own, "weights": weights, **chain, **sections})
+    return label + (f"_{_digest(changed | part)}" if changed | part else ""), f".{label}_{digest}"
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()

@@ -1,0 +1,91 @@
+"""What every mode works on: a configuration, its run folder, and the objects that it describes."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from models import ScoreModel
+from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights
+from training.builders import Experiment
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the command line.
+
+    Attributes:
+        config: the resolved configuration.
+        default: the documented default.
+        folder: the run folder.
+        experiment: process, model, training data, device.
+        checkpoint: the one asked for; None for the newest.
+        place: arguments that lead a later call to this folder; empty where it is the default one.
+        rank: this process, of those that share the work.
+        world_size: their number.
+    """
+
+    config: ConfigDict
+    default: ConfigDict
+    folder: RunFolder
+    experiment: Experiment
+    checkpoint: str | None = None
+    place: tuple[str, ...] = ()
+    rank: int = 0
+    world_size: int = 1
+
+    def trained_model(self) -> tuple[ScoreModel, Path]:
+        """The averaged weights of a checkpoint, ready for use, and where they come from."""
+        self.folder.changes(self.config.to_dict(), fixed=("sde", "model"))
+        path = self.folder.checkpoint(self.checkpoint)
+        load_weights(self.experiment.model, load_checkpoint(path)[0]["ema"], path)
+        if self.rank == 0:
+            print(f"using the averaged weights of {path}", flush=True)
+        return self.experiment.model.eval().requires_grad_(False), path
+
+    def command(self, mode: str) -> str:
+        """The command for a mode on this run, as it can be typed; the run brings its own configuration."""
+        return shlex.join(["python", sys.argv[0], f"--mode={mode}", *self.place])
+
+
+def check_evaluation(run: Run, scores: bool = False) -> None:
+    """Fail now, and not after the training, on settings that only sampling and likelihood use.
+
+    Args:
+        run: what to check.
+        scores: whether it is to score data, and so needs what the section ``likelihood`` asks for.
+    """
+    config, dataset = run.config, run.experiment.dataset
+    builders.build_sampler(config, run.experiment.sde)
+    builders.check_likelihood(config, run.experiment.sde)
+    builders.build_dataset(config, config.likelihood.split)
+    if scores and config.likelihood.dequantization:
+        if dataset.quantizer is None:
+            raise ValueError(f"likelihood.dequantization is set, but {dataset.name!r} has no levels to dequantise")
+        if builders.dequantization(config) == "variational":
+            builders.trained_dequantizer(config, dataset, run.folder, run.experiment.device)
+
+
+def describe(run: Run) -> str:
+    """One line: what is trained on what, how long, and where it goes."""
+    model, dataset = run.experiment.model, run.experiment.dataset
+    options = builders.build_options(run.config, dataset)
+    parameters = sum(p.numel() for p in model.parameters())
+    return (
+        f"{run.config.model.name} of {parameters:,} parameters ({model.precision}, {run.experiment.device}), "
+        f"{len(dataset)} training samples of {dataset.name} {dataset.shape}, "
+        f"{run.experiment.sde!r}, {options.steps} steps of {options.batch_size}, run folder {run.folder.path}"
+    )
+
+
+def dry_run(run: Run, scores: bool = False) -> None:
+    """Show what would run, and write nothing."""
+    options = builders.build_options(run.config, run.experiment.dataset)
+    builders.build_loss(run.config, run.experiment.sde)
+    check_evaluation(run, scores)
+    print(run.config.to_json(indent=2))
+    print(describe(run))
+    part = options.batch_size // options.accumulation
+    print(f"memory: about {estimate_memory(run.experiment.model, run.experiment.dataset.shape, part)}")

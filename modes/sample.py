@@ -1,0 +1,66 @@
+"""Draw samples of a trained run with any sampler: a picture, the samples, and how they came about."""
+
+import glob
+import json
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from evaluation import Generated, Trajectory, generate, picture, save_picture
+from models import ScoreModel
+from modes.run import Run, check_evaluation
+from samplers import Progress
+from training import builders
+
+
+def sample_run(run: Run) -> None:
+    """The mode: load, then ``sample``."""
+    check_evaluation(run)
+    model, path = run.trained_model()
+    sample(run, model, str(path))
+
+
+def sample(run: Run, model: ScoreModel, source: str) -> None:
+    """Write a picture of samples, the samples themselves, and how they came about."""
+    config, folder, experiment = run.config, run.folder, run.experiment
+    moments, quantizer = config.sampling.trajectory, experiment.dataset.quantizer
+    images = 4 if quantizer else config.sampling.batch_size  # points make a picture only together
+    trajectory = Trajectory(experiment.sde, moments, images) if moments else None
+    result = draw(run, model, trajectory)
+    settings_used, mark = builders.sampler_settings(config, run.default, experiment.sde)
+    name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
+    path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
+    values = result.x if quantizer is None else quantizer.to_uint8(result.x)
+    np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
+    provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
+    path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
+    unused = builders.unused_settings(config, run.default)
+    if unused:
+        print(f"note: {config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
+    for old in folder.samples.glob(f"{glob.escape(name)}_trajectory.*"):
+        old.unlink()  # of other samples
+    if trajectory is not None:
+        trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
+    print(
+        f"{len(result.x)} samples by {config.sampling.sampler}, {result.nfe} network evaluations each: {path}",
+        flush=True,
+    )
+
+
+def draw(run: Run, model: ScoreModel, on_step: Callable[[int, Progress], None] | None = None) -> Generated:
+    """Samples as the section ``sampling`` asks for; the classes take turns where the model knows them."""
+    sampling, experiment = run.config.sampling, run.experiment
+    classes = experiment.dataset.num_classes
+    return generate(
+        builders.build_sampler(run.config, experiment.sde),
+        experiment.sde,
+        model,
+        experiment.dataset.shape,
+        sampling.num_images,
+        batch_size=sampling.batch_size,
+        labels=torch.arange(sampling.num_images) % classes if run.config.model.conditional else None,
+        seed=sampling.seed,
+        device=experiment.device,
+        on_step=on_step,
+    )
