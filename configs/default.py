@@ -126,7 +126,7 @@ def get_config() -> ConfigDict:
     likelihood.steps = 100  # of fixed-step methods
     likelihood.rtol = 0.01  # relative tolerance of each image; docs/likelihood.md has what it costs and errs
     likelihood.atol = 0.01  # absolute tolerance
-    likelihood.log_prob_care = 10.0  # how much tighter than the state log p is held
+    likelihood.log_prob_care = 20.0  # how much tighter than the state log p is held
     likelihood.max_nfe = 10_000  # give up after this many evaluations
     likelihood.check = 0  # images that are scored again at a tenth of the tolerance, to see what moves
     likelihood.precision = "float32"  # float32, bfloat16

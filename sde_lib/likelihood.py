@@ -49,7 +49,7 @@ def log_likelihood(
     atol: float = 1e-5,
     steps: int | None = None,
     max_nfe: int = 10_000,
-    log_prob_care: float = 10.0,
+    log_prob_care: float = 20.0,
     t_start: float | None = None,
     generator: torch.Generator | None = None,
 ) -> LikelihoodResult:

@@ -62,15 +62,13 @@ class ClosedForm:
 def exact_cases():
     """List of (shape, options, bound in bits/dim) over processes.
 
-    The default tolerance is within 1e-4 but on (3, 8, 8), where an image whose path runs along the border between the
-    two components meets a short peak of the divergence, which a long step samples too sparsely: 1 image in 60 errs by
-    1e-4 to 1.4e-4 (cosine), the others by 4e-6. log_prob_care=20 brings that image, too, under 1e-4.
+    What is hardest is (3, 8, 8): an image whose path runs along the border between the two components meets a short
+    peak of the divergence, which a long step samples too sparsely. With log p held 10 times tighter than the state, 1
+    image in 60 erred by 1e-4 to 1.4e-4; the default of 20 is for its sake.
     """
     tight = {"rtol": 1e-7, "atol": 1e-7}
     return [
-        *((shape, {}, 1e-4) for shape in SHAPES),
-        ((3, 8, 8), {}, 2e-4),
-        ((3, 8, 8), {"log_prob_care": 20.0}, 1e-4),
+        *((shape, {}, 1e-4) for shape in [*SHAPES, (3, 8, 8)]),
         *((shape, tight, 1e-6) for shape in [(2,), (3, 2, 2), (3, 8, 8)]),
     ]
 
