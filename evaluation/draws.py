@@ -30,12 +30,13 @@ class Draws:
 
     def uniform(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Uniform in [0, 1), (B, *shape), float32."""
-        return self._draw(purpose, lambda generator: torch.rand(tuple(shape), generator=generator))
+        return self.each(purpose, lambda generator: torch.rand(tuple(shape), generator=generator))
 
     def normal(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Standard normal, (B, *shape), float32."""
-        return self._draw(purpose, lambda generator: torch.randn(tuple(shape), generator=generator))
+        return self.each(purpose, lambda generator: torch.randn(tuple(shape), generator=generator))
 
-    def _draw(self, purpose: str, rows: Callable[[torch.Generator], Tensor]) -> Tensor:
+    def each(self, purpose: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """Of any law: what ``draw`` makes of the image's own stream, (B, *)."""
         generators = (make_generator(self.seed, purpose, index, self.repeat) for index in self.indices)
-        return torch.stack([rows(generator) for generator in generators]).to(self.device)
+        return torch.stack([draw(generator) for generator in generators]).to(self.device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from data import Batch, Dequantizer, Quantizer
 from evaluation.draws import Draws
 from sde_lib import SDE, ddpm_bound, elbo, log_likelihood
+from sde_lib.divergence import draw_probes
 
 ModelFn = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x: (B, *), t: (B,), labels (B,) or None) -> score, or predicted noise, (B, *)."""
@@ -143,7 +144,5 @@ def _decoded(quantizer: Quantizer, v: Tensor, mean: Tensor, std: Tensor) -> Tens
 
 def _probes(noise: str, count: int, x: Tensor, draws: Draws) -> Tensor:
     """Probes (K, B, *), each image's own."""
-    if noise == "gaussian":
-        return draws.normal("probes", (count, *x.shape[1:])).transpose(0, 1)
-    signs = draws.uniform("probes", (count, *x.shape[1:])) < 0.5
-    return (1.0 - 2.0 * signs.to(x.dtype)).transpose(0, 1)
+    like = torch.empty(x.shape[1:], dtype=x.dtype)  # on the CPU, as the streams are
+    return draws.each("probes", partial(draw_probes, like, count, noise)).transpose(0, 1)

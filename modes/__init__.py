@@ -1,4 +1,7 @@
-"""What ``--mode`` may be: one file for each, from the configuration to what the user sees."""
+"""What ``--mode`` may be: one file for each, from the configuration to what the user sees.
+
+``*_settings.py`` build what a section of the configuration asks for.
+"""
 
 from collections.abc import Callable
 

@@ -1,7 +1,12 @@
 """Train a variational dequantiser for a trained run (arXiv 1902.00275, 2101.09258)."""
 
+from modes.dequantizer_settings import (
+    build_dequantizer_loss,
+    build_dequantizer_options,
+    build_dequantizer_state,
+)
 from modes.run import Run, check_evaluation
-from training import Metrics, builders, train
+from training import Metrics, train
 
 
 def train_dequantizer(run: Run) -> None:
@@ -12,8 +17,8 @@ def train_dequantizer(run: Run) -> None:
         raise ValueError(f"{experiment.dataset.name!r} has no levels to dequantise")
     model, _ = run.trained_model()
     model.precision = "float32"
-    state = builders.build_dequantizer_state(config, experiment.dataset, experiment.device)
-    options = builders.build_dequantizer_options(config)
+    state = build_dequantizer_state(config, experiment.dataset, experiment.device)
+    options = build_dequantizer_options(config)
     checkpoints = folder.dequantizer
     newest = checkpoints.latest()
     if newest is not None:
@@ -22,7 +27,7 @@ def train_dequantizer(run: Run) -> None:
     stored = folder.stored_config()
     if stored is not None:  # later calls need its size
         folder.store_config({**stored, "dequantizer": config.dequantizer.to_dict()})
-    loss_fn = builders.build_dequantizer_loss(config, experiment.sde, model, experiment.dataset.quantizer)
+    loss_fn = build_dequantizer_loss(config, experiment.sde, model, experiment.dataset.quantizer)
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
     with Metrics(checkpoints.folder.parent, state.step) as metrics:
         reason = train(state, loss_fn, experiment.dataset, options, checkpoints, metrics, device=experiment.device)

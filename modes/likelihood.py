@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from data import Dataset, Dequantized, Dequantizer, Quantizer, TruncatedNormalDequantizer, UniformDequantizer
 from evaluation import BoundEstimator, Estimator, ODEEstimator, Parts, computing_in, evaluate_likelihood
 from models import ScoreModel
+from modes.dequantizer_settings import trained_dequantizer
+from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options
 from modes.run import Run, check_evaluation
 from sde_lib import METHODS
 from training import builders
 from training.checkpoint import MANIFEST
 
-ESTIMATES = {"ode": ("ode",), "elbo": ("elbo",), "ddpm": ("ddpm",), "all": ("ode", "elbo", "ddpm")}
-"""likelihood.estimate -> what is computed."""
 APART = ("batch_size", "num_images", "check", "estimate")
 """Settings on which the value of an image does not depend."""
 
@@ -40,7 +40,7 @@ def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
         for name in ESTIMATES[settings.estimate]:
             if name == "ddpm" and settings.estimate == "all":
                 try:
-                    builders.ddpm_chain(run.config, run.experiment.sde)
+                    ddpm_chain(run.config, run.experiment.sde)
                 except (TypeError, ValueError) as error:
                     if run.rank == 0:
                         print(f"no DDPM bound: {error}")
@@ -112,11 +112,11 @@ def build_estimator(name: str, run: Run, model: ScoreModel, dataset: Dataset, **
         return model.eps(x, t, y if conditional else None)
 
     if name == "ode":
-        settings = builders.likelihood_options(config) | changes
+        settings = likelihood_options(config) | changes
         own = {key: settings.pop(key) for key in ("divergence", "probes", "noise")}
         return ODEEstimator(sde, score_fn, dequantizer, **own, options=settings)
     points = isinstance(dequantizer, TruncatedNormalDequantizer)  # the noise of the process at t_min is the bound's own
-    chain = builders.ddpm_chain(config, sde) if name == "ddpm" else None
+    chain = ddpm_chain(config, sde) if name == "ddpm" else None
     samples = min(config.likelihood.samples, chain - 1) if chain else config.likelihood.samples
     return BoundEstimator(sde, eps_fn, dataset.quantizer, None if points else dequantizer, samples, chain)
 
@@ -125,14 +125,14 @@ def build_dequantizer(run: Run, quantizer: Quantizer | None) -> Dequantizer | No
     """By ``likelihood.dequantization``; None for continuous data, which have no levels."""
     if quantizer is None:
         return None
-    kind = builders.dequantization(run.config)
+    kind = dequantization(run.config)
     if kind == "uniform":
         return UniformDequantizer(quantizer)
     if kind == "truncated_normal":
         sde = run.experiment.sde
         alpha, sigma = sde.marginal(torch.tensor(sde.t_min, dtype=torch.float64))
         return TruncatedNormalDequantizer(quantizer, float(alpha), float(sigma))
-    network = builders.trained_dequantizer(run.config, run.experiment.dataset, run.folder, run.experiment.device)
+    network = trained_dequantizer(run.config, run.experiment.dataset, run.folder, run.experiment.device)
     return partial(_by_network, network)
 
 
@@ -172,7 +172,7 @@ def _names(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     label = f"{checkpoint.name}_{settings['split']}_{name}_seed{settings['seed']}"
     own = {k: v for k, v in settings.items() if k not in APART}
     weights = [(checkpoint / MANIFEST).read_text()]
-    if builders.dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
+    if dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
         weights.append((newest / MANIFEST).read_text())
     sections = {key: config[key].to_dict() for key in ("data", "sde", "model", "dequantizer")}
     digest = _digest({"likelihood": own, "weights": weights, **chain, **sections})

@@ -8,6 +8,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from models import ScoreModel
+from modes.dequantizer_settings import trained_dequantizer
+from modes.likelihood_settings import check_likelihood, dequantization
+from modes.sampler_settings import build_sampler
 from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights
 from training.builders import Experiment
 
@@ -58,14 +61,14 @@ def check_evaluation(run: Run, scores: bool = False) -> None:
         scores: whether it is to score data, and so needs what the section ``likelihood`` asks for.
     """
     config, dataset = run.config, run.experiment.dataset
-    builders.build_sampler(config, run.experiment.sde)
-    builders.check_likelihood(config, run.experiment.sde)
+    build_sampler(config, run.experiment.sde)
+    check_likelihood(config, run.experiment.sde)
     builders.build_dataset(config, config.likelihood.split)
     if scores and config.likelihood.dequantization:
         if dataset.quantizer is None:
             raise ValueError(f"likelihood.dequantization is set, but {dataset.name!r} has no levels to dequantise")
-        if builders.dequantization(config) == "variational":
-            builders.trained_dequantizer(config, dataset, run.folder, run.experiment.device)
+        if dequantization(config) == "variational":
+            trained_dequantizer(config, dataset, run.folder, run.experiment.device)
 
 
 def describe(run: Run) -> str:

@@ -10,8 +10,8 @@ import torch
 from evaluation import Generated, Trajectory, generate, picture, save_picture
 from models import ScoreModel
 from modes.run import Run, check_evaluation
+from modes.sampler_settings import build_sampler, sampler_settings, unused_settings
 from samplers import Progress
-from training import builders
 
 
 def sample_run(run: Run) -> None:
@@ -28,14 +28,14 @@ def sample(run: Run, model: ScoreModel, source: str) -> None:
     images = 4 if quantizer else config.sampling.batch_size  # points make a picture only together
     trajectory = Trajectory(experiment.sde, moments, images) if moments else None
     result = draw(run, model, trajectory)
-    settings_used, mark = builders.sampler_settings(config, run.default, experiment.sde)
+    settings_used, mark = sampler_settings(config, run.default, experiment.sde)
     name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
     values = result.x if quantizer is None else quantizer.to_uint8(result.x)
     np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
     provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
     path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
-    unused = builders.unused_settings(config, run.default)
+    unused = unused_settings(config, run.default)
     if unused:
         print(f"note: {config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
     for old in folder.samples.glob(f"{glob.escape(name)}_trajectory.*"):
@@ -53,7 +53,7 @@ def draw(run: Run, model: ScoreModel, on_step: Callable[[int, Progress], None] |
     sampling, experiment = run.config.sampling, run.experiment
     classes = experiment.dataset.num_classes
     return generate(
-        builders.build_sampler(run.config, experiment.sde),
+        build_sampler(run.config, experiment.sde),
         experiment.sde,
         model,
         experiment.dataset.shape,

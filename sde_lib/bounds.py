@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from sde_lib.cosine import CosineVPSDE
-from sde_lib.losses import EpsFn
+from sde_lib.losses import TIME_LAWS, EpsFn, dsm_loss, noise_like
+from sde_lib.probability_flow import check_state
 from sde_lib.schedule import ddpm_schedule
 from sde_lib.sde import SDE, batch_time, match_dims
 from sde_lib.vp import VPSDE
@@ -84,8 +85,7 @@ def elbo(
     least, most = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
     diffusion = x0.new_zeros(len(x0))
     for m in range(samples):
-        place = (u.to(torch.float64) + m / samples) % 1
-        t = sde.time_from_log_snr(most + place * (least - most)).clamp(sde.t_min, sde.T)
+        t = TIME_LAWS["log_snr"](sde, (u.to(torch.float64) + m / samples) % 1)
         diffusion = diffusion + _squared_error(sde, eps_fn, x0, t, _noise(eps, m, x0, generator))
     diffusion = 0.5 * (most - least) / samples * diffusion
     prior, reconstruction = _prior(sde, x0, sde.T), _reconstruction(sde, eps_fn, x0, sde.t_min, decoder, eps, generator)
@@ -146,8 +146,8 @@ def ddpm_bound(
 
 
 def _check(x0: Tensor, samples: int, u: Tensor | None, eps: Tensor | None) -> None:
-    if not x0.is_floating_point():
-        raise ValueError(f"x0 has dtype {x0.dtype}; give model inputs in floating point (dequantise pixels first)")
+    """Raise ValueError unless x0 is a state, and u (B,) and eps (samples + 1, B, *) fit it."""
+    check_state(x0)
     if u is not None and u.shape != x0.shape[:1]:
         raise ValueError(f"u has shape {tuple(u.shape)}; give one offset for each image, {tuple(x0.shape[:1])}")
     if eps is not None and eps.shape != (samples + 1, *x0.shape):
@@ -161,15 +161,13 @@ def _drawn(place: Tensor, weights: Tensor) -> Tensor:
 
 
 def _noise(eps: Tensor | None, m: int, x0: Tensor, generator: torch.Generator | None) -> Tensor:
-    if eps is not None:
-        return eps[m]
-    return torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    """Row m of the noise that was given, or a fresh draw, (B, *)."""
+    return noise_like(x0, generator) if eps is None else eps[m]
 
 
 def _squared_error(sde: SDE, eps_fn: EpsFn, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """|eps - eps_hat(x_t, t)|^2 of each sample."""
-    t = batch_time(t, x0)
-    return (eps_fn(sde.perturb(x0, t, eps), t) - eps).reshape(len(x0), -1).square().sum(1)
+    """|eps - eps_hat(x_t, t)|^2 of each sample (B,): the loss that is trained, summed over the dimensions."""
+    return x0[0].numel() * dsm_loss(sde, eps_fn, x0, t=t, eps=eps)
 
 
 def _prior(sde: SDE, x0: Tensor, t: float) -> Tensor:

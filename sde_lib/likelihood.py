@@ -89,9 +89,8 @@ def log_likelihood(
     def flow(u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         y, _ = state
         at = clock.place(u)
-        norm, sigma, tanh = (value.to(y) for value in (at.norm, at.sigma, at.tanh))
-        score, div_score = estimate(score_fn, y * norm, batch_time(at.t, y))
-        return -sigma * score - tanh * y, -norm * sigma * div_score - dims * tanh
+        score, div_score = estimate(score_fn, y * at.norm.to(y), batch_time(at.t, y))
+        return at.velocity(score, y), at.divergence(div_score, dims)
 
     (end, change), nfe = integrate(
         flow,

@@ -192,7 +192,7 @@ def dsm_loss(
             dtype=x0.dtype,
         )
     t = batch_time(t, x0)
-    eps = _noise_like(x0, generator) if eps is None else eps
+    eps = noise_like(x0, generator) if eps is None else eps
     error = eps_fn(sde.perturb(x0, t, eps), t) - eps
     loss = weight(sde, t) * error.square().flatten(1).mean(1)
     return loss / ((sde.T - sde.t_min) * TIME_LAWS[time_law].density(sde, t)) if importance else loss
@@ -221,7 +221,7 @@ def ddpm_loss(
     """
     if index is None:
         index = torch.randint(schedule.steps, (len(x0),), generator=generator, device=x0.device)
-    eps = _noise_like(x0, generator) if eps is None else eps
+    eps = noise_like(x0, generator) if eps is None else eps
     at = index.to(schedule.betas.device)
     signal = schedule.alphas_cumprod[at]
     x = match_dims(signal.sqrt(), x0) * x0 + match_dims((1 - signal).sqrt(), x0) * eps
@@ -229,5 +229,6 @@ def ddpm_loss(
     return error.square().flatten(1).mean(1)
 
 
-def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of x."""
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

@@ -39,6 +39,14 @@ class Place:
         self.norm = torch.hypot(alpha, self.sigma)
         self.tanh = self.sigma / self.norm
 
+    def velocity(self, score: Tensor, y: Tensor) -> Tensor:
+        """dy/du = -sigma s - tanh(u) y, shape of y (B, *)."""
+        return -self.sigma.to(y) * score - self.tanh.to(y) * y
+
+    def divergence(self, div_score: Tensor, dims: int) -> Tensor:
+        """div_y (dy/du) = -n sigma div_x s - D tanh u, shape of the score's divergence."""
+        return -(self.norm * self.sigma).to(div_score) * div_score - dims * self.tanh.to(div_score)
+
 
 class Clock:
     """u = asinh(sigma / alpha) between two times of a process.
@@ -109,8 +117,7 @@ def transport(sde: SDE, score_fn: ScoreFn, x: Tensor, t0: float, t1: float, **so
 
     def flow(u: Tensor, y: Tensor) -> Tensor:
         at = clock.place(u)
-        score = score_fn(y * at.norm.to(y), batch_time(at.t, y))
-        return -at.sigma.to(y) * score - at.tanh.to(y) * y
+        return at.velocity(score_fn(y * at.norm.to(y), batch_time(at.t, y)), y)
 
     with torch.no_grad():
         end, nfe = integrate(flow, x.detach() / n0, clock.u0, clock.u1, time_of=clock.time, **solver)

@@ -1,41 +1,28 @@
 """From a configuration to objects: the one place where config keys meet the signatures of the rooms."""
 
-import hashlib
 import inspect
-import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from data import Dataset, Quantizer, dataset_options, get_dataset
-from models import EMA, MODELS, PRECISIONS, ScoreModel, VariationalDequantizer
-from samplers import GRIDS, Sampler, get_sampler, sampler_options
+from data import Dataset, dataset_options, get_dataset
+from models import EMA, MODELS, ScoreModel
 from sde_lib import (
     SDE,
     SDES,
     TIME_LAWS,
     WEIGHTINGS,
-    LikelihoodResult,
     ddpm_loss,
     ddpm_schedule,
     dsm_loss,
-    elbo,
-    log_likelihood,
     lookup,
 )
-from training.checkpoint import load_checkpoint, load_weights
 from training.loop import LossFn, TrainOptions
-from training.run_folder import RunFolder
 from training.state import TrainState
-
-GENERAL = ("sampler", "num_images", "batch_size", "seed", "trajectory")
-"""Settings of sampling that are not the sampler's."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +103,7 @@ def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.de
     else:
         net = network(dataset.shape[0], width=settings.width, blocks=settings.blocks, **shared)
     return ScoreModel(
-        net,
+        net.to(memory_format=torch.channels_last),  # the layout in which convolutions are fastest
         sde,
         settings.prediction,
         settings.conditioning,
@@ -192,159 +179,6 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         sample_every=settings.sample_every,
         time_limit=settings.time_limit,
     )
-
-
-def build_sampler(config: ConfigDict, sde: SDE, **changes: Any) -> Sampler:
-    """The sampler; it gets those settings of ``config.sampling`` that it has and that are not None, and ``changes``."""
-    settings = {**config.sampling.to_dict(), **changes}
-    name = settings["sampler"]
-    given = {key: settings[key] for key in sampler_options(name) if settings.get(key) is not None}
-    sampler = get_sampler(name, **given)
-    sampler.time_grid(sde)  # a grid that cannot be made fails here, not after the training
-    return sampler
-
-
-def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple[dict[str, Any], str]:
-    """What the chosen sampler works with, and a mark for file names.
-
-    Returns:
-        its settings with the grid's times, and the settings that all samplers share; the mark is empty where all but
-        the number of steps are the defaults, else "_" and a hash of them.
-    """
-    sampling, sampler = config.sampling, build_sampler(config, sde)
-    own = {key: sampling[key] for key in sampler_options(sampling.sampler)}
-    changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]}
-    digest = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=3).hexdigest()
-    general = {key: sampling[key] for key in GENERAL}
-    resolved = {"steps": sampler.steps, "grid": sampler.grid, "times": sampler.time_grid(sde).tolist()}
-    return general | own | resolved, f"_{digest}" if changed else ""
-
-
-def unused_settings(config: ConfigDict, default: ConfigDict) -> list[str]:
-    """Keys of ``config.sampling`` that differ from the default though the chosen sampler makes no use of them."""
-    sampling, sde = config.sampling, build_sde(config)
-    sampler = build_sampler(config, sde)
-    used = {*GENERAL, *sampler_options(sampling.sampler)}
-    if sampler.step_count(sde) is None:  # adaptive
-        used -= {"steps", "grid", "rho"}
-    if sampler.grid not in GRIDS:  # the times themselves
-        used = used - {"steps", "t_end", "rho"} | {"grid"}
-    return [key for key, value in sampling.items() if key not in used and value != default.sampling[key]]
-
-
-LIKELIHOOD_OPTIONS = (
-    "divergence",
-    "probes",
-    "noise",
-    "method",
-    "steps",
-    "rtol",
-    "atol",
-    "log_prob_care",
-    "max_nfe",
-)
-"""Settings of the section ``likelihood`` that ``log_likelihood`` takes."""
-
-
-def likelihood_options(config: ConfigDict) -> dict[str, Any]:
-    """Options of ``log_likelihood``, as the section ``likelihood`` asks for."""
-    return {key: config.likelihood[key] for key in LIKELIHOOD_OPTIONS}
-
-
-def build_log_prob(config: ConfigDict, sde: SDE) -> Callable[..., LikelihoodResult]:
-    """(score_fn, x, generator=...) -> log-likelihood, as the section ``likelihood`` asks for."""
-    return partial(log_likelihood, sde, **likelihood_options(config))
-
-
-def check_likelihood(config: ConfigDict, sde: SDE) -> None:
-    """Fail now on settings of the likelihood that cannot work."""
-    settings = config.likelihood
-    build_log_prob(config, sde)(lambda x, t: 0 * x, torch.zeros(1, 1))
-    lookup(dict.fromkeys(("ode", "elbo", "ddpm", "all")), settings.estimate, "likelihood.estimate")
-    lookup(PRECISIONS, settings.precision, "likelihood.precision")
-    dequantization(config)
-    if settings.estimate == "ddpm":
-        ddpm_chain(config, sde)
-    if settings.codes and settings.estimate not in ("ode", "all"):
-        raise ValueError(
-            f"likelihood.codes is set, but the estimate {settings.estimate!r} has no latent codes; use ode"
-        )
-
-
-def ddpm_chain(config: ConfigDict, sde: SDE) -> int:
-    """Length of DDPM's chain, ``training.ddpm_steps``, after a check that the process has such a chain."""
-    return ddpm_schedule(sde, config.training.ddpm_steps).steps  # type: ignore[arg-type]
-
-
-def dequantization(config: ConfigDict) -> str:
-    """The dequantisation that is asked for, or the one that fits how the model was trained."""
-    name = config.likelihood.dequantization or ("uniform" if config.data.dequantize else "truncated_normal")
-    return lookup({kind: kind for kind in DEQUANTIZATIONS}, name, "likelihood.dequantization")
-
-
-DEQUANTIZATIONS = ("uniform", "truncated_normal", "variational")
-
-
-def build_dequantizer_state(config: ConfigDict, dataset: Dataset, device: torch.device) -> TrainState:
-    """A fresh variational dequantiser with its Adam and moving average; its seed is the run's."""
-    settings, quantizer = config.dequantizer, dataset.quantizer
-    if quantizer is None or len(dataset.shape) != 3:
-        raise ValueError(f"{dataset.name!r} has no levels to dequantise")
-    torch.manual_seed(config.seed)
-    network = VariationalDequantizer(
-        (dataset.shape[0], dataset.shape[1], dataset.shape[2]),
-        levels=quantizer.levels,
-        low=quantizer.low,
-        high=quantizer.high,
-        channels=settings.channels,
-        layers=settings.layers,
-    ).to(device)
-    return TrainState(network, torch.optim.Adam(network.parameters()), EMA(network, settings.ema_decay))
-
-
-def build_dequantizer_options(config: ConfigDict) -> TrainOptions:
-    """How to train the dequantiser: on levels, which the loss dequantises itself."""
-    settings = config.dequantizer
-    return TrainOptions(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        decay="linear",
-        seed=config.seed,
-        workers=config.data.workers,
-        checkpoint_every=settings.steps,
-        log_every=config.training.log_every,
-    )
-
-
-def build_dequantizer_loss(config: ConfigDict, sde: SDE, model: ScoreModel, quantizer: Quantizer) -> LossFn:
-    """The bound -(elbo(x) - log q(x | v)) in bits/dim, x drawn by the dequantiser."""
-    conditional = config.model.conditional
-
-    def loss_fn(network: nn.Module, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
-        v = quantizer.decode(x0)
-        x, log_q = network(v, torch.rand(v.shape, generator=generator, device=v.device))
-        eps_fn = partial(model.eps, y=y if conditional else None)
-        bound = elbo(sde, eps_fn, x, samples=1, generator=generator).log_prob
-        return (log_q - bound) / (x[0].numel() * math.log(2))
-
-    return loss_fn
-
-
-def trained_dequantizer(config: ConfigDict, dataset: Dataset, folder: RunFolder, device: torch.device) -> nn.Module:
-    """The averaged weights of the run's variational dequantiser.
-
-    Raises:
-        ValueError: none has been trained.
-    """
-    newest = folder.dequantizer.latest()
-    if newest is None:
-        raise ValueError(
-            f"no dequantiser in {folder.dequantizer.folder}; train one first, by --mode=dequantizer on this run"
-        )
-    network = build_dequantizer_state(config, dataset, device).ema.model
-    load_weights(network, load_checkpoint(newest)[0]["ema"], newest)
-    return network
 
 
 def resolve_device(name: str) -> torch.device:

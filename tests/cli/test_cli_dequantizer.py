@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from data import Dequantized, get_dataset
 from evaluation import ODEEstimator, evaluate_likelihood
-from training import RunFolder, builders
+from modes.dequantizer_settings import trained_dequantizer
+from training import RunFolder
 
 VARIATIONAL = "--config.likelihood.dequantization=variational"
 MODEL_FILES = ("checkpoints", "samples", "metrics.jsonl")
@@ -48,7 +49,7 @@ def test_it_trains_and_the_likelihood_uses_it(dequantizer, cli, digits, bytes_of
     cli(*scoring, VARIATIONAL, "--config.likelihood.estimate=all").good()
     config, sde, model = model_of(digits)
     data = get_dataset("digits", "test")
-    network = builders.trained_dequantizer(config, data, RunFolder(digits), torch.device("cpu"))
+    network = trained_dequantizer(config, data, RunFolder(digits), torch.device("cpu"))
     averaged = load_file(checkpoints / "step_00000003" / "ema.safetensors")
     assert all(torch.equal(averaged[key], value) for key, value in network.state_dict().items())
     assert not all(

@@ -7,8 +7,8 @@ import pytest
 
 from data import UniformDequantizer, get_dataset
 from evaluation import BoundEstimator, Draws, ODEEstimator, evaluate_likelihood
+from modes.likelihood_settings import DEQUANTIZATIONS
 from sde_lib import METHODS, transport
-from training import builders
 
 ADAPTIVE = ["--config.likelihood.method=dopri5", "--config.likelihood.rtol=0.1", "--config.likelihood.atol=0.1"]
 
@@ -275,7 +275,7 @@ def test_a_wrong_setting(cli, digits, bytes_of, settings, message):
 
 def test_points_have_no_levels(likelihood, trained, bytes_of):
     before = bytes_of(trained)
-    for name in builders.DEQUANTIZATIONS:
+    for name in DEQUANTIZATIONS:
         fault = likelihood(trained, dequantization=name).fault()
         assert "likelihood.dequantization is set, but 'toy/checkerboard' has no levels to dequantise" in fault
     assert bytes_of(trained) == before

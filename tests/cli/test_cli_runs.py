@@ -18,7 +18,8 @@ import run_lib
 from configs import default, stored, toy2d
 from data import UniformDequantizer, get_dataset
 from evaluation import ODEEstimator, evaluate_likelihood, generate, image_grid
-from training import builders
+from modes.likelihood_settings import likelihood_options
+from modes.sampler_settings import build_sampler
 
 DIGITS = [
     "--config.model.channels=8",
@@ -104,7 +105,7 @@ def test_the_samples_are_those_of_the_averaged_weights(main_job, model_of, sampl
     shown = {}
     for part in ("ema", "model"):
         config, sde, model = model_of(folder, part)
-        sampler = builders.build_sampler(config, sde)
+        sampler = build_sampler(config, sde)
         x = generate(sampler, sde, model, (1, 8, 8), 7, batch_size=3, seed=0, progress=False).x
         shown[part] = data.quantizer.to_uint8(x).numpy()
         grid = image_grid(x, data.quantizer)
@@ -116,7 +117,7 @@ def test_the_samples_are_those_of_the_averaged_weights(main_job, model_of, sampl
 
 def scored(config, sde, model):
     """Values of the first three test images by the ODE, put together by hand; model: (x, t, y) -> score."""
-    options = builders.likelihood_options(config)
+    options = likelihood_options(config)
     own = {key: options.pop(key) for key in ("divergence", "probes", "noise")}
     data = get_dataset("digits", "test")
     estimator = ODEEstimator(sde, model, UniformDequantizer(data.quantizer), **own, options=options)
@@ -260,9 +261,7 @@ def test_a_conditional_model_is_sampled_and_scored_with_its_labels(cli, model_of
     config, sde, model = model_of(folder)
     assert model.net.embed.label.weight.shape[0] == 11
     data = get_dataset("digits")
-    draw = partial(
-        generate, builders.build_sampler(config, sde), sde, model, (1, 8, 8), 7, batch_size=3, progress=False
-    )
+    draw = partial(generate, build_sampler(config, sde), sde, model, (1, 8, 8), 7, batch_size=3, progress=False)
     x = draw(labels=torch.arange(7)).x
     assert np.array_equal(samples_of(folder), data.quantizer.to_uint8(x).numpy())
     assert not np.array_equal(samples_of(folder), data.quantizer.to_uint8(draw().x).numpy())

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from evaluation import density_picture, generate
+from modes.sampler_settings import build_sampler
 from samplers import SAMPLERS
-from training import builders
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -21,7 +21,7 @@ def test_any_sampler_samples_a_run(cli, trained, name, model_of, samples_of):
     x = samples_of(trained, f"{name}_{nfe}nfe_seed5")
     config, sde, model = model_of(trained)
     config.sampling.sampler = name
-    expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=4, seed=5, progress=False)
+    expected = generate(build_sampler(config, sde), sde, model, (2,), 6, batch_size=4, seed=5, progress=False)
     assert np.array_equal(x, expected.x.detach().numpy())
     picture = np.asarray(Image.open(trained / "samples" / f"{name}_{nfe}nfe_seed5.png"))
     assert np.array_equal(picture, density_picture(expected.x.detach()))
@@ -46,7 +46,7 @@ def test_settings_of_a_sampler_reach_it_and_are_kept_beside_the_samples(cli, tra
     config.sampling.sampler = "ddim"
     for key, value in flags.items():
         config.sampling[key] = value
-    expected = generate(builders.build_sampler(config, sde), sde, model, (2,), 6, batch_size=6, seed=8, progress=False)
+    expected = generate(build_sampler(config, sde), sde, model, (2,), 6, batch_size=6, seed=8, progress=False)
     np.testing.assert_allclose(x, expected.x.detach().numpy(), atol=1e-6)
     told = json.loads((trained / "samples" / f"{name}.json").read_text())
     assert told["times"] == [1, 0.7, 0.2, 0.05]

@@ -170,8 +170,8 @@ def test_rademacher_probes_are_those_of_the_image():
         estimator = ODEEstimator(sde, score_fn, None, options={"rtol": 1e-5, "atol": 1e-5}, **settings)
         return np.array(evaluate_likelihood(estimator, data, seed=4)[0].values)
 
-    signs = 1 - 2 * (Draws(4, range(60)).uniform("probes", (1, 2)).flatten(1) < 0.5).double()
-    product = signs.prod(1).numpy()
+    signs = Draws(4, range(60)).each("probes", lambda stream: torch.randint(0, 2, (1, 2), generator=stream))
+    product = (2.0 * signs - 1).flatten(1).prod(1).numpy()
     assert 15 < (product > 0).sum() < 45
     errors = (value() - value(divergence="exact")) * product
     assert abs(errors.mean()) > 0.05

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evaluation import interpolate, slerp
-from sde_lib import SDES, VPSDE, transport
+from sde_lib import SDES, VPSDE, match_dims, transport
 
 WEIGHTS = torch.linspace(0, 1, 7, dtype=torch.float64)
 TIGHT = {"rtol": 1e-7, "atol": 1e-7}
@@ -69,7 +69,7 @@ def test_parallel_and_opposite_codes(factor, tilt):
     torch.testing.assert_close(way[:, 0], z0, rtol=0, atol=1e-10)
     torch.testing.assert_close(way[:, -1], z1, rtol=0, atol=1e-9)
     if factor > 0:
-        straight = z0 + WEIGHTS[:, None, None, None] * (z1 - z0)
+        straight = z0 + match_dims(WEIGHTS, z0) * (z1 - z0)
         torch.testing.assert_close(way[0], straight, rtol=0, atol=1e-8)
     if tilt < 1e-6:
         assert way.flatten(2).norm(dim=2).max() <= 1.001 * max(z0.norm(), z1.norm())

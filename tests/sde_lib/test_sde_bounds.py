@@ -395,5 +395,5 @@ def test_draws_of_another_shape_and_pixels(bound):
         bound(VPSDE(), lambda x, t: x, x0, samples=4, u=torch.rand(3))
     with pytest.raises(ValueError, match=r"eps has shape \(4, 2, 3\); give \(5, 2, 3\), reconstruction last"):
         bound(VPSDE(), lambda x, t: x, x0, samples=4, eps=torch.zeros(4, 2, 3))
-    with pytest.raises(ValueError, match=r"x0 has dtype torch.uint8; .*dequantise"):
+    with pytest.raises(ValueError, match=r"x has dtype torch.uint8; .*dequantise"):
         bound(VPSDE(), lambda x, t: x, x0.to(torch.uint8), samples=4, eps=torch.zeros(5, 2, 3))

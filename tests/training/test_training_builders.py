@@ -14,6 +14,8 @@ from configs import default
 from data import DATASETS, Quantizer, TensorDataset, dataset_options
 from data.toy import DISTRIBUTIONS
 from models import MODELS
+from modes.likelihood_settings import LIKELIHOOD_OPTIONS, check_likelihood
+from modes.sampler_settings import build_sampler
 from samplers import SAMPLERS, sampler_options
 from sde_lib import SDES
 from training import TrainOptions, builders, estimate_memory, settings
@@ -82,9 +84,9 @@ def test_a_recipe_builds(name, argument, stored):
     assert type(sde) is SDES[config.sde.name]
     assert type(model.net) is MODELS[config.model.name]
     assert (model.prediction, model.conditioning) == (config.model.prediction, config.model.conditioning)
-    assert type(builders.build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
+    assert type(build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
     assert builders.build_options(config, dataset).steps > 0
-    builders.check_likelihood(config, sde)
+    check_likelihood(config, sde)
     x0 = torch.rand(2, *dataset.shape)
     loss_fn = builders.build_loss(config, sde)
     loss = loss_fn(Exact(torch.zeros_like), x0, None, torch.Generator().manual_seed(0))
@@ -189,7 +191,7 @@ def test_every_key_is_used():
     read |= {f"data.{option}" for name in DATASETS for option in dataset_options(name)}
     read |= {f"sampling.{option}" for name in SAMPLERS for option in sampler_options(name)}
     read |= {f"sde.{option}" for process in SDES.values() for option in process.__init__.__annotations__}
-    read |= {f"likelihood.{option}" for option in builders.LIKELIHOOD_OPTIONS}
+    read |= {f"likelihood.{option}" for option in LIKELIHOOD_OPTIONS}
     assert sorted(set(all_keys()) - read) == []
 
 

@@ -2,12 +2,25 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 
 from configs import digits, toy2d
+from modes.dequantizer_settings import (
+    build_dequantizer_loss,
+    build_dequantizer_options,
+    build_dequantizer_state,
+    trained_dequantizer,
+)
+from modes.likelihood_settings import (
+    DEQUANTIZATIONS,
+    check_likelihood,
+    ddpm_chain,
+    dequantization,
+    likelihood_options,
+)
+from modes.sampler_settings import build_sampler
 from samplers import SAMPLERS, sampler_options
 from sde_lib import IntegrationError, elbo, log_likelihood
 from training import CheckpointError, RunFolder, TrainOptions, builders
@@ -51,12 +64,12 @@ def test_a_sampler_gets_the_settings_that_it_has(name):
     }
     config = tiny(**{f"sampling_{key}": value for key, value in values.items()}, sampling_sampler=name)
     sde = builders.build_sde(config)
-    sampler = builders.build_sampler(config, sde)
+    sampler = build_sampler(config, sde)
     assert type(sampler) is SAMPLERS[name]
     own = {key: value for key, value in values.items() if key in sampler_options(name)}
     assert {"steps", "grid", "t_end", "denoise"} <= set(own)
     assert {key: getattr(sampler, key) for key in own} == own
-    assert builders.build_sampler(config, sde, steps=5, sampler="ancestral").steps == 5
+    assert build_sampler(config, sde, steps=5, sampler="ancestral").steps == 5
 
 
 @pytest.mark.parametrize(
@@ -72,7 +85,7 @@ def test_a_sampler_gets_the_settings_that_it_has(name):
 def test_a_sampler_that_does_not_exist(changes, message):
     config = tiny(**{f"sampling_{key}": value for key, value in changes.items()})
     with pytest.raises(ValueError, match=message):
-        builders.build_sampler(config, builders.build_sde(config))
+        build_sampler(config, builders.build_sde(config))
 
 
 # Likelihood
@@ -97,7 +110,9 @@ def test_the_likelihood_gets_its_settings(changes):
     config = tiny(**{f"likelihood_{key}": value for key, value in options.items()})
     sde = builders.build_sde(config)
     x = torch.randn(5, 2)
-    ours = builders.build_log_prob(config, sde)(gaussian_score, x, generator=torch.Generator().manual_seed(1))
+    ours = log_likelihood(
+        sde, gaussian_score, x, **likelihood_options(config), generator=torch.Generator().manual_seed(1)
+    )
     direct = log_likelihood(sde, gaussian_score, x, **options, generator=torch.Generator().manual_seed(1))
     assert torch.equal(ours.log_prob, direct.log_prob)
     assert ours.nfe == direct.nfe
@@ -124,31 +139,31 @@ def test_the_likelihood_gets_its_settings(changes):
 def test_settings_of_the_likelihood_that_cannot_work_fail_when_they_are_checked(changes, error, message):
     config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
     with pytest.raises(error, match=message):
-        builders.check_likelihood(config, builders.build_sde(config))
+        check_likelihood(config, builders.build_sde(config))
 
 
 def test_settings_of_the_likelihood_that_work_pass():
     for changes in ({}, {"estimate": "all", "codes": True}, {"estimate": "ddpm"}, {"precision": "bfloat16"}):
         config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
-        builders.check_likelihood(config, builders.build_sde(config))
+        check_likelihood(config, builders.build_sde(config))
 
 
 def test_a_chain_is_as_long_as_that_of_training_and_not_for_every_process():
     config = tiny(training_ddpm_steps=30, likelihood_estimate="ddpm")
-    assert builders.ddpm_chain(config, builders.build_sde(config)) == 30
+    assert ddpm_chain(config, builders.build_sde(config)) == 30
     config.sde.name = "ve"
     sde = builders.build_sde(config)
     with pytest.raises(TypeError, match="a DDPM chain needs a variance-preserving process"):
-        builders.check_likelihood(config, sde)
+        check_likelihood(config, sde)
     config.likelihood.estimate = "all"  # which leaves it out
-    builders.check_likelihood(config, sde)
+    check_likelihood(config, sde)
 
 
 def test_the_dequantisation_is_the_one_that_the_model_was_trained_with():
-    assert builders.dequantization(tiny()) == "uniform"
-    assert builders.dequantization(tiny(data_dequantize=False)) == "truncated_normal"
-    for name in builders.DEQUANTIZATIONS:
-        assert builders.dequantization(tiny(data_dequantize=False, likelihood_dequantization=name)) == name
+    assert dequantization(tiny()) == "uniform"
+    assert dequantization(tiny(data_dequantize=False)) == "truncated_normal"
+    for name in DEQUANTIZATIONS:
+        assert dequantization(tiny(data_dequantize=False, likelihood_dequantization=name)) == name
 
 
 # The dequantiser
@@ -157,7 +172,7 @@ def test_the_dequantisation_is_the_one_that_the_model_was_trained_with():
 def test_a_dequantiser_fits_the_data_and_has_its_settings():
     config = tiny_digits(dequantizer_channels=6, dequantizer_layers=3, dequantizer_ema_decay=0.5)
     data = builders.build_dataset(config, "train")
-    state = builders.build_dequantizer_state(config, data, torch.device("cpu"))
+    state = build_dequantizer_state(config, data, torch.device("cpu"))
     network = state.model
     assert (network.shape, network.levels, network.low, network.high) == ((1, 8, 8), 17, -1, 1)
     assert len(network.couplings) == 3
@@ -171,7 +186,7 @@ def test_a_dequantiser_fits_the_data_and_has_its_settings():
 def test_options_of_the_dequantiser():
     config = tiny_digits(dequantizer_steps=9, dequantizer_batch_size=5, dequantizer_learning_rate=0.25)
     config.seed, config.data.workers, config.training.log_every = 3, 2, 4
-    assert builders.build_dequantizer_options(config) == TrainOptions(
+    assert build_dequantizer_options(config) == TrainOptions(
         steps=9, batch_size=5, learning_rate=0.25, decay="linear", seed=3, workers=2, log_every=4, checkpoint_every=9
     )
 
@@ -180,7 +195,7 @@ def test_the_loss_of_the_dequantiser_is_the_bound_of_levels_in_bits():
     """A model that predicts 0: the loss is that of the process and of the bins alone."""
     config = tiny_digits()
     sde, data = builders.build_sde(config), builders.build_dataset(config, "train")
-    network = builders.build_dequantizer_state(config, data, torch.device("cpu")).model
+    network = build_dequantizer_state(config, data, torch.device("cpu")).model
     v = data.fetch(range(3)).x
     told = []
 
@@ -192,7 +207,7 @@ def test_the_loss_of_the_dequantiser_is_the_bound_of_levels_in_bits():
 
     for conditional in (False, True):
         config.model.conditional = conditional
-        loss_fn = builders.build_dequantizer_loss(config, sde, Zero(), data.quantizer)
+        loss_fn = build_dequantizer_loss(config, sde, Zero(), data.quantizer)
         for encode in (data.quantizer.encode, data.quantizer.dequantize):  # the levels are read off again
             loss = loss_fn(network, encode(v), torch.arange(3), torch.Generator().manual_seed(4))
             generator = torch.Generator().manual_seed(4)
@@ -209,45 +224,19 @@ def test_a_dequantiser_that_is_not_there(tmp_path):
     config, folder = tiny_digits(), RunFolder(tmp_path)
     data = builders.build_dataset(config, "train")
     with pytest.raises(ValueError, match=r"no dequantiser in .*; train one first, by --mode=dequantizer on this run"):
-        builders.trained_dequantizer(config, data, folder, torch.device("cpu"))
+        trained_dequantizer(config, data, folder, torch.device("cpu"))
     config = tiny()
     with pytest.raises(ValueError, match="'toy/checkerboard' has no levels to dequantise"):
-        builders.build_dequantizer_state(config, builders.build_dataset(config, "train"), torch.device("cpu"))
+        build_dequantizer_state(config, builders.build_dataset(config, "train"), torch.device("cpu"))
 
 
 def test_a_dequantiser_of_another_size(tmp_path):
     config, folder, cpu = tiny_digits(), RunFolder(tmp_path), torch.device("cpu")
     data = builders.build_dataset(config, "train")
-    state = builders.build_dequantizer_state(config, data, cpu)
+    state = build_dequantizer_state(config, data, cpu)
     state.save(folder.dequantizer)
-    found = builders.trained_dequantizer(config, data, folder, cpu)
+    found = trained_dequantizer(config, data, folder, cpu)
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), state.model.parameters(), strict=True))
     config.dequantizer.channels = 8
     with pytest.raises(CheckpointError, match="is of another architecture"):
-        builders.trained_dequantizer(config, data, folder, cpu)
-
-
-# Devices
-
-
-def test_devices():
-    assert builders.resolve_device("cpu") == torch.device("cpu")
-    assert builders.resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["", "gpu", "cpu:cpu", "meta", "cuda:99"])
-def test_a_device_that_is_not_there(name):
-    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used \(.*\); choose auto, cpu or cuda") as caught:
-        builders.resolve_device(name)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_precision_is_that_of_the_hardware():
-    for name in ("float32", "bfloat16"):
-        assert builders.resolve_precision(name, torch.device("cpu")) == name
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        pytest.skip("only Linux lists what its processor can do")
-    units = {"amx_tile", "avx512_bf16"} & set(info.read_text().split())
-    assert builders.resolve_precision("auto", torch.device("cpu")) == ("bfloat16" if units else "float32")
-    assert builders.resolve_precision("auto", torch.device("meta")) == "float32"
+        trained_dequantizer(config, data, folder, cpu)

@@ -1,0 +1,47 @@
+"""From the section ``likelihood`` of a configuration to what is computed, and how."""
+
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+
+from models import PRECISIONS
+from sde_lib import SDE, ddpm_schedule, log_likelihood, lookup
+
+ESTIMATES = {"ode": ("ode",), "elbo": ("elbo",), "ddpm": ("ddpm",), "all": ("ode", "elbo", "ddpm")}
+"""likelihood.estimate -> what is computed."""
+DEQUANTIZATIONS = ("uniform", "truncated_normal", "variational")
+"""likelihood.dequantization -> how levels become densities."""
+LIKELIHOOD_OPTIONS = ("divergence", "probes", "noise", "method", "steps", "rtol", "atol", "log_prob_care", "max_nfe")
+"""Settings of the section ``likelihood`` that ``log_likelihood`` takes."""
+
+
+def likelihood_options(config: ConfigDict) -> dict[str, Any]:
+    """Options of ``log_likelihood``, as the section ``likelihood`` asks for."""
+    return {key: config.likelihood[key] for key in LIKELIHOOD_OPTIONS}
+
+
+def check_likelihood(config: ConfigDict, sde: SDE) -> None:
+    """Fail now on settings of the likelihood that cannot work."""
+    settings = config.likelihood
+    log_likelihood(sde, lambda x, t: 0 * x, torch.zeros(1, 1), **likelihood_options(config))
+    lookup(ESTIMATES, settings.estimate, "likelihood.estimate")
+    lookup(PRECISIONS, settings.precision, "likelihood.precision")
+    dequantization(config)
+    if settings.estimate == "ddpm":
+        ddpm_chain(config, sde)
+    if settings.codes and settings.estimate not in ("ode", "all"):
+        raise ValueError(
+            f"likelihood.codes is set, but the estimate {settings.estimate!r} has no latent codes; use ode"
+        )
+
+
+def ddpm_chain(config: ConfigDict, sde: SDE) -> int:
+    """Length of DDPM's chain, ``training.ddpm_steps``, after a check that the process has such a chain."""
+    return ddpm_schedule(sde, config.training.ddpm_steps).steps  # type: ignore[arg-type]
+
+
+def dequantization(config: ConfigDict) -> str:
+    """The dequantisation that is asked for, or the one that fits how the model was trained."""
+    name = config.likelihood.dequantization or ("uniform" if config.data.dequantize else "truncated_normal")
+    return lookup({kind: kind for kind in DEQUANTIZATIONS}, name, "likelihood.dequantization")
