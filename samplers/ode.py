@@ -9,17 +9,7 @@ from torch import Tensor
 from samplers.base import Report, Score
 from samplers.own_steps import OwnSteps
 from sde_lib import METHODS, SDE, integrate, lookup
-
-FIXED_ORDERS = {
-    "euler": 1,
-    "midpoint": 2,
-    "heun2": 2,
-    "heun3": 3,
-    "rk4": 4,
-    "explicit_adams": 4,
-    "implicit_adams": 5,
-}
-"""Orders of convergence of the fixed methods."""
+from sde_lib.ode import FIXED
 
 
 class ProbabilityFlow(OwnSteps):
@@ -44,7 +34,7 @@ class ProbabilityFlow(OwnSteps):
         super().__init__(**options)
         self.method = method
         self.fixed = lookup(METHODS, method, "ODE method") == "fixed"
-        self.order = FIXED_ORDERS.get(method)
+        self.order = FIXED.get(method)
         self.rtol = rtol
         self.atol = atol
         self.max_nfe = max_nfe

@@ -14,7 +14,8 @@ from sde_lib.registry import lookup
 State = TypeVar("State", Tensor, tuple[Tensor, ...])
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
+FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4, "explicit_adams": 4, "implicit_adams": 5}
+"""Methods of fixed steps, and their orders of convergence."""
 SCIPY = {f"scipy_{name.lower()}": name for name in ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")}
 METHODS: dict[str, str] = (
     dict.fromkeys(ADAPTIVE, "adaptive") | dict.fromkeys(FIXED, "fixed") | dict.fromkeys(SCIPY, "scipy")

@@ -1,42 +1,14 @@
-"""Integration: orders, tolerances, directions, batches and failures, on problems with exact solutions."""
+"""Integration: orders, tolerances, directions, batches and counts, on problems with exact solutions."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
+from ode_problems import DIRECTIONS, SLACK, TOLERANT, X0, Recorder, options, tangent, tangent_solution
 from oracles import slope
 
-from sde_lib import METHODS, IntegrationError, integrate
-from sde_lib.ode import ADAPTIVE
-
-FIXED_ORDERS = {
-    "euler": 1,
-    "midpoint": 2,
-    "heun2": 2,
-    "heun3": 3,
-    "rk4": 4,
-    "explicit_adams": 4,
-    "implicit_adams": 5,
-}
-FIXED = [name for name, kind in METHODS.items() if kind == "fixed"]
-TOLERANT = [name for name, kind in METHODS.items() if kind != "fixed"]
-DIRECTIONS = [(0.2, 1.7), (1.7, 0.2)]
-
-# Global error over tolerance that a method may show: tolerances bound each step's error, and the global one is the sum
-# over the steps. fehlberg2's estimate is of order 1, so that it takes hundreds of steps, all with errors of one sign.
-SLACK = dict.fromkeys(TOLERANT, 10) | {"fehlberg2": 200}
-
-X0 = torch.tensor([[-0.8, 0.1, 0.7], [0.3, -0.2, 0.5]], dtype=torch.float64)
-
-
-def tangent(t, x):
-    """Nonlinear and time-dependent; both directions are about equally well conditioned."""
-    return 0.8 * torch.cos(2 * t) * (1 + x * x)
-
-
-def tangent_solution(x, t0, t1):
-    return torch.tan(torch.atan(x) + 0.4 * (math.sin(2 * t1) - math.sin(2 * t0)))
+from sde_lib import METHODS, integrate
+from sde_lib.ode import ADAPTIVE, FIXED
 
 
 def relaxing(rates):
@@ -55,20 +27,6 @@ def relaxing(rates):
     return drift, solution
 
 
-class Recorder:
-    def __init__(self, fn):
-        self.fn = fn
-        self.times = []
-
-    def __call__(self, t, x):
-        self.times.append(float(t))
-        return self.fn(t, x)
-
-
-def options(method, steps=40):
-    return {"steps": steps} if METHODS[method] == "fixed" else {}
-
-
 # Accuracy.
 
 
@@ -78,7 +36,7 @@ def test_order_of_fixed_methods(method, t0, t1):
     sizes = [80, 160, 320]
     exact = tangent_solution(X0, t0, t1)
     errors = [(integrate(tangent, X0, t0, t1, method=method, steps=n).x - exact).abs().max() for n in sizes]
-    assert slope(sizes, errors) == pytest.approx(-FIXED_ORDERS[method], abs=0.3)
+    assert slope(sizes, errors) == pytest.approx(-FIXED[method], abs=0.3)
 
 
 @pytest.mark.parametrize("method", TOLERANT)
@@ -272,97 +230,6 @@ def test_fixed_steps_are_equal_in_float64(dtype):
     assert reached == pytest.approx([k / 10 for k in range(1, 11)], abs=1e-15)
 
 
-# A grid, and what is told after each step.
-
-GRID = [0.2, 0.23, 0.41, 0.77, 0.9]
-ONE_STEP = [name for name in FIXED if not name.endswith("_adams")]
-
-
-@pytest.mark.parametrize("grid", [GRID, GRID[::-1]], ids=["up", "down"])
-def test_euler_steps_over_a_grid(grid):
-    """x' = t x by Euler over unequal steps is the product of 1 + h t."""
-    recorder, reached = Recorder(lambda t, x: t * x), []
-    options = {"method": "euler", "grid": grid, "on_step": lambda t, x: reached.append((t, x))}
-    solution = integrate(recorder, X0, grid[0], grid[-1], **options)
-    assert recorder.times == grid[:-1]
-    factors = [1 + (b - a) * a for a, b in pairwise(grid)]
-    assert [t for t, _ in reached] == grid[1:]
-    for k, (_, x) in enumerate(reached):
-        torch.testing.assert_close(x, math.prod(factors[: k + 1]) * X0, rtol=1e-14, atol=0)
-    assert torch.equal(reached[-1][1], solution.x)
-
-
-@pytest.mark.parametrize("method", ONE_STEP)
-@pytest.mark.parametrize(("t0", "t1"), DIRECTIONS)
-def test_one_step_methods_keep_their_order_on_unequal_steps(method, t0, t1):
-    exact, sizes, errors = tangent_solution(X0, t0, t1), [80, 160, 320], []
-    for n in sizes:
-        grid = [t0 + (t1 - t0) * (k / n) ** 1.5 for k in range(n)] + [t1]
-        errors.append((integrate(tangent, X0, t0, t1, method=method, grid=grid).x - exact).abs().max())
-    assert slope(sizes, errors) == pytest.approx(-FIXED_ORDERS[method], abs=0.3)
-
-
-@pytest.mark.parametrize("method", FIXED)
-@pytest.mark.parametrize(("t0", "t1"), [(0.25, 0.75), (0.75, 0.25)])
-def test_a_grid_of_equal_steps_is_that_many_steps(method, t0, t1):
-    steps = integrate(tangent, X0, t0, t1, method=method, steps=32)
-    grid = integrate(tangent, X0, t0, t1, method=method, grid=[t0 + (t1 - t0) * k / 32 for k in range(33)])
-    assert grid.nfe == steps.nfe
-    assert torch.equal(grid.x, steps.x)
-
-
-@pytest.mark.parametrize("grid", [[0.1, 0.9], [0.0, 0.5], [1.0, 0.0]])
-def test_a_grid_between_other_times_is_refused(grid):
-    with pytest.raises(ValueError, match=rf"a grid from {grid[0]} to {grid[-1]} does not lead from t0 = 0.0 to t1 = 1"):
-        integrate(tangent, X0, 0.0, 1.0, method="rk4", grid=grid)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("t0", "t1"), DIRECTIONS)
-def test_every_step_is_told_with_the_solution_there(method, t0, t1):
-    """The states told solve the equation at the times told, for plain states and for tuples of them."""
-    told = []
-    loose = 5e-2 if method == "euler" else SLACK.get(method, 20) * 1e-5
-    solution = integrate(
-        tangent, X0, t0, t1, method=method, on_step=lambda *step: told.append(step), **options(method, 200)
-    )
-    times = [t for t, _ in told]
-    assert times[-1] == t1
-    assert all((b - a) * (t1 - t0) > 0 for a, b in pairwise([t0, *times]))
-    assert len(times) == {"fixed": 200, "scipy": 1}.get(METHODS[method], len(times))
-    assert len(times) > 3 or METHODS[method] == "scipy"
-    assert torch.equal(told[-1][1], solution.x)
-    for t, x in told:
-        exact = tangent_solution(X0, t0, t)
-        assert ((x - exact).abs() / (1 + exact.abs())).max() < loose  # as in test_tolerance_is_kept
-
-
-@pytest.mark.parametrize("method", ["dopri5", "rk4", "scipy_rk45"])
-def test_a_tuple_is_told_as_a_tuple(method):
-    told = []
-    integrate(
-        lambda t, state: tuple(tangent(t, x) for x in state),
-        (X0, X0[:, :1]),
-        0.2,
-        1.7,
-        method=method,
-        on_step=lambda *step: told.append(step),
-        **options(method),
-    )
-    for t, state in told:
-        assert isinstance(state, tuple)
-        assert [x.shape for x in state] == [X0.shape, (2, 1)]
-        assert (state[1] - tangent_solution(X0[:, :1], 0.2, t)).abs().max() < 1e-3
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_being_told_changes_nothing(method):
-    told = integrate(tangent, X0, 0.2, 1.7, method=method, on_step=lambda t, x: None, **options(method))
-    plain = integrate(tangent, X0, 0.2, 1.7, method=method, **options(method))
-    assert told.nfe == plain.nfe
-    assert torch.equal(told.x, plain.x)
-
-
 @pytest.mark.parametrize("method", ADAPTIVE)
 @pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (1.0, 0.0)])
 def test_lands_on_breakpoints(method, t0, t1):
@@ -403,60 +270,3 @@ def test_an_empty_interval_costs_nothing(method):
     solution = integrate(recorder, X0, 0.4, 0.4, method=method, **options(method))
     assert solution.nfe == 0 == len(recorder.times)
     assert torch.equal(solution.x, X0)
-
-
-# Failures.
-
-
-def test_unknown_method():
-    with pytest.raises(ValueError, match=r"unknown ODE method 'dopri55'; choose from .*'rk4'.*; did you mean 'dopri5'"):
-        integrate(tangent, X0, 0.0, 1.0, method="dopri55")
-
-
-@pytest.mark.parametrize("method", FIXED)
-@pytest.mark.parametrize("steps", [None, 0, -3])
-def test_fixed_methods_need_steps(method, steps):
-    with pytest.raises(ValueError, match=rf"method '{method}' has fixed steps: give steps, at least 1 \(got {steps}\)"):
-        integrate(tangent, X0, 0.0, 1.0, method=method, steps=steps)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_max_nfe(method):
-    recorder = Recorder(tangent)
-    with pytest.raises(IntegrationError, match=rf"{method} is still at t = 0.* after max_nfe = 9 .*raise max_nfe, or"):
-        integrate(recorder, X0, 0.0, 1.0, method=method, max_nfe=9, rtol=1e-6, atol=1e-6, **options(method))
-    assert len(recorder.times) == 9
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_enough_nfe_is_enough(method):
-    needed = integrate(tangent, X0, 0.0, 1.0, method=method, **options(method)).nfe
-    assert integrate(tangent, X0, 0.0, 1.0, method=method, max_nfe=needed, **options(method)).nfe == needed
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_drift_that_is_not_finite(method, bad):
-    def drift(t, x):
-        return torch.where(t > 0.5, bad, 1.0) * x
-
-    message = rf"{method}: the drift is not finite at t = 0\.[5-9]\d* \(evaluation \d+\): check the score there"
-    with pytest.raises(IntegrationError, match=message):
-        integrate(drift, X0, 0.0, 1.0, method=method, **options(method))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_any_part_that_is_not_finite_is_seen(method):
-    def drift(t, state):
-        return tangent(t, state[0]), torch.where(t > 0.5, math.nan, 1.0) * state[1]
-
-    with pytest.raises(IntegrationError, match="the drift is not finite"):
-        integrate(drift, (X0, X0), 0.0, 1.0, method=method, **options(method))
-
-
-@pytest.mark.parametrize("method", ["dopri5", "scipy_rk45"])
-def test_a_pole_ends_in_an_explanation(method):
-    """x' = x^2 from 1 has a pole at t = 1: steps shrink until they underflow."""
-    message = rf"{method} gave up at t = (1\b|0\.9999)\S* after \d+ evaluations \(.*raise rtol and atol, or use float64"
-    with pytest.raises(IntegrationError, match=message):
-        integrate(lambda t, x: x * x, torch.ones(1, 1, dtype=torch.float64), 0.0, 2.0, method=method)
