@@ -72,7 +72,7 @@ class TensorDataset(Dataset):
 
     Args:
         name: for messages and reports.
-        x: uint8 levels (N, C, H, W) with a quantizer, or float32 (N, D) without.
+        x: levels (N, C, H, W) of the quantizer's dtype, or float32 (N, D) without.
         y: int64 classes (N,) in 0 .. num_classes - 1, or None.
         quantizer: levels and range; None for continuous data.
         num_classes: 0 exactly when ``y`` is None.
@@ -103,14 +103,14 @@ class TensorDataset(Dataset):
 
 
 def _check_samples(x: Tensor, quantizer: Quantizer | None) -> None:
-    accepted = torch.float32 if quantizer is None else torch.uint8
+    accepted = torch.float32 if quantizer is None else quantizer.dtype
     if x.dtype != accepted:
         kind = "continuous data (no quantizer)" if quantizer is None else "data with a quantizer"
         raise TypeError(f"{kind} must be {accepted}, got {x.dtype}")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"samples must have shape (N, *) with N >= 1, got {tuple(x.shape)}")
-    if quantizer is not None and int(x.max()) >= quantizer.levels:
-        raise ValueError(f"level {int(x.max())} does not fit a quantizer of {quantizer.levels} levels")
+    if quantizer is not None and not 0 <= (low := int(x.min())) <= (high := int(x.max())) < quantizer.levels:
+        raise ValueError(f"levels from {low} to {high} do not fit a quantizer of {quantizer.levels} levels")
 
 
 def _check_labels(y: Tensor | None, length: int, num_classes: int) -> None:

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PLACES_IN_A_BIN = 64
+"""Values that float32 must have in a bin, for noise that is nearly uniform there."""
+
 
 @dataclass(frozen=True)
 class Quantizer:
     """The map between ``levels`` integer levels and the interval [low, high].
 
     Args:
-        levels: number of levels, 2 .. 256.
+        levels: number of levels, 2 or more.
         low: model value of level 0.
         high: model value of the last level.
 
@@ -37,20 +40,26 @@ class Quantizer:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, int) or not 2 <= self.levels <= 256:
-            raise ValueError(f"levels must be an integer from 2 to 256, got {self.levels!r}")
+        if not isinstance(self.levels, int) or self.levels < 2:
+            raise ValueError(f"levels must be an integer, 2 or more, got {self.levels!r}")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"a range needs finite low < high, got low={self.low!r}, high={self.high!r}")
         float32_spacing = torch.finfo(torch.float32).eps * max(abs(self.low), abs(self.high))
-        if self.bin_width / (self.levels - 1) <= float32_spacing:
+        if self.bin_width < PLACES_IN_A_BIN * float32_spacing:
             raise ValueError(
-                f"float32 cannot tell {self.levels} levels apart on [{self.low}, {self.high}]; use a wider range"
+                f"float32 cannot tell {self.levels} levels apart on [{self.low}, {self.high}] and have "
+                f"{PLACES_IN_A_BIN} values in each bin; use fewer levels, or a wider range nearer to 0"
             )
 
     @property
     def bin_width(self) -> float:
         """Width of one level in model units (2/256 for 256 levels on [-1, 1])."""
         return (self.high - self.low) / self.levels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the levels: uint8, or int32 where there are more than 256."""
+        return torch.uint8 if self.levels <= 256 else torch.int32
 
     def encode(self, v: Tensor) -> Tensor:
         """Levels (any shape, integers) to float32 values in [low, high], without noise.
@@ -59,7 +68,10 @@ class Quantizer:
             TypeError: ``v`` does not hold integers.
             ValueError: a level is outside 0 .. levels - 1.
         """
-        return _spaced(self.low, self.high, self.levels, v.device)[self._index(v)]
+        index, edges = self._index(v), self._edges(v.device)
+        points = _spaced(self.low, self.high, self.levels, v.device)
+        points[:-1] = torch.minimum(points[:-1], _last_of_bins(edges)[:-1])  # high itself decodes to the last level
+        return points[index]
 
     def dequantize(self, v: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Levels (any shape, integers) to float32 values, each uniform in the bin of its level; always below high.
@@ -79,8 +91,7 @@ class Quantizer:
             ValueError: a level is outside 0 .. levels - 1.
         """
         index, edges = self._index(v), self._edges(v.device)
-        last_of_bin = torch.nextafter(edges[1:], edges[:-1])
-        return torch.minimum(edges[index] + self.bin_width * u, last_of_bin[index])
+        return torch.minimum(edges[index] + self.bin_width * u, _last_of_bins(edges)[index])
 
     def log_mass(self, v: Tensor, mean: Tensor, std: Tensor | float, *, points: bool = False) -> Tensor:
         """Log of the probability that N(mean, std^2) gives each level: its mass in the cell of v, nats, shape of v.
@@ -110,7 +121,7 @@ class Quantizer:
         return upper + torch.log(-torch.expm1((torch.special.log_ndtr(below) - upper).clamp(max=-1e-300)))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Model values (any shape, floating; read in float32) to uint8 levels; values beyond the range are clamped.
+        """Model values (any shape, floating; read in float32) to levels; values beyond the range are clamped.
 
         Raises:
             ValueError: ``x`` holds nan or infinity, which no level stands for.
@@ -122,12 +133,12 @@ class Quantizer:
                 "the sampler or the network that made them has diverged"
             )
         inner_edges = self._edges(x.device)[1:-1]
-        return torch.bucketize(x.float().contiguous(), inner_edges, out_int32=True, right=True).to(torch.uint8)
+        return torch.bucketize(x.float().contiguous(), inner_edges, out_int32=True, right=True).to(self.dtype)
 
     def to_uint8(self, x: Tensor) -> Tensor:
         """Model values to picture values 0 .. 255: ``decode``, then the levels spread evenly over 0 .. 255."""
         v = self.decode(x)
-        return v if self.levels == 256 else (v.float() * (255 / (self.levels - 1))).round().to(torch.uint8)
+        return v if self.levels == 256 else (v.double() * (255 / (self.levels - 1))).round().to(torch.uint8)
 
     def _edges(self, device: torch.device) -> Tensor:
         """The levels + 1 edges of the bins; bin v is [edge v, edge v+1)."""
@@ -136,13 +147,18 @@ class Quantizer:
     def _index(self, v: Tensor) -> Tensor:
         """Levels as int64 indices, after checking them."""
         if v.is_floating_point() or v.is_complex() or v.dtype == torch.bool:
-            raise TypeError(f"levels are integers (uint8), got a tensor of {v.dtype}; decode() takes model values")
+            raise TypeError(f"levels are integers ({self.dtype}), got a tensor of {v.dtype}; decode takes values")
         index = v.long()
         if index.numel() and (int(index.min()) < 0 or int(index.max()) >= self.levels):
             raise ValueError(
                 f"levels must lie in 0..{self.levels - 1}, got values from {int(index.min())} to {int(index.max())}"
             )
         return index
+
+
+def _last_of_bins(edges: Tensor) -> Tensor:
+    """The largest float32 value of each bin."""
+    return torch.nextafter(edges[1:], edges[:-1])
 
 
 def _spaced(low: float, high: float, count: int, device: torch.device) -> Tensor:

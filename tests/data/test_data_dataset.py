@@ -56,7 +56,7 @@ def test_the_abstract_class_cannot_be_built():
         (TypeError, "must be torch.float32, got torch.uint8", {"x": LEVELS}),
         (ValueError, r"N >= 1, got \(0, 2\)", {"x": torch.empty(0, 2)}),
         (ValueError, r"\(N, \*\)", {"x": torch.randn(3)}),
-        (ValueError, "level 59 does not fit a quantizer of 17", {"x": LEVELS, "quantizer": Quantizer(17)}),
+        (ValueError, "levels from 0 to 59 do not fit a quantizer of 17", {"x": LEVELS, "quantizer": Quantizer(17)}),
         (ValueError, "go together", {"x": torch.randn(5, 2), "y": LABELS}),
         (ValueError, "go together", {"x": torch.randn(5, 2), "num_classes": 3}),
         (TypeError, "must be torch.int64", {"x": torch.randn(5, 2), "y": LABELS.float(), "num_classes": 3}),

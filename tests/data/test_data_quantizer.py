@@ -11,7 +11,7 @@ from data.randomness import make_generator
 
 QUANTIZERS = [
     Quantizer(levels, low, high)
-    for levels in (2, 3, 17, 100, 255, 256)
+    for levels in (2, 3, 17, 100, 255, 256, 5000)
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (-0.3, 0.7), (3.0, 10.1))
 ]
 
@@ -22,7 +22,7 @@ def quantizer(request):
 
 
 def every_level(quantizer, repeats=1):
-    return torch.arange(quantizer.levels, dtype=torch.uint8).repeat(repeats, 1)
+    return torch.arange(quantizer.levels, dtype=quantizer.dtype).repeat(repeats, 1)
 
 
 def test_bin_width_of_the_usual_images():
@@ -89,9 +89,9 @@ def test_decode_is_the_clamped_floor(quantizer):
     x = quantizer.low + spread * (2 * torch.rand(20_000, generator=make_generator("floor")) - 0.5)
     position = (x.double() - quantizer.low) / spread * quantizer.levels
     clear_of_edges = (position - position.round()).abs() > 1e-3
-    expected = position.floor().clamp(0, quantizer.levels - 1).to(torch.uint8)
+    expected = position.floor().clamp(0, quantizer.levels - 1).to(quantizer.dtype)
     v = quantizer.decode(x)
-    assert v.dtype == torch.uint8
+    assert v.dtype == (torch.uint8 if quantizer.levels <= 256 else torch.int32)
     assert torch.equal(v[clear_of_edges], expected[clear_of_edges])
 
 
@@ -131,9 +131,9 @@ def test_values_that_are_not_finite_have_no_level(bad):
         Quantizer().decode(torch.tensor([0.0, bad, 1.0]))
 
 
-@pytest.mark.parametrize("levels", [0, 1, 257, 2.0, "256", None])
+@pytest.mark.parametrize("levels", [0, 1, -5, 2.0, "256", None])
 def test_levels_are_validated(levels):
-    with pytest.raises(ValueError, match="levels must be an integer from 2 to 256, got"):
+    with pytest.raises(ValueError, match="levels must be an integer, 2 or more, got"):
         Quantizer(levels)
 
 
@@ -146,6 +146,18 @@ def test_range_is_validated(low, high):
 def test_range_too_narrow_for_float32_is_refused():
     with pytest.raises(ValueError, match="float32 cannot tell 256 levels apart"):
         Quantizer(256, 1000.0, 1001.0)
+    with pytest.raises(ValueError, match="float32 cannot tell 1000000 levels apart"):
+        Quantizer(1_000_000)
+
+
+def test_sixteen_bits_survive_every_map():
+    """The point of level v lies 1 / (L - 1) of a bin from its edge at the ends, far below what float32 resolves."""
+    law = Quantizer(65536)
+    v = torch.arange(65536, dtype=torch.int32)
+    assert torch.equal(law.decode(law.encode(v)), v)
+    for share in (0.0, 0.5, 1 - 2**-24):
+        assert torch.equal(law.decode(law.place(v, torch.full(v.shape, share))), v)
+    assert law.to_uint8(law.encode(v)).unique().tolist() == list(range(256))
 
 
 @pytest.mark.parametrize("operation", ["encode", "dequantize"])
@@ -155,7 +167,7 @@ def test_levels_of_a_tensor_are_validated(operation):
         run(torch.tensor([0, 17]))
     with pytest.raises(ValueError, match="got values from -1 to 3"):
         run(torch.tensor([-1, 3]))
-    with pytest.raises(TypeError, match=r"levels are integers \(uint8\), got a tensor of torch.float32"):
+    with pytest.raises(TypeError, match=r"levels are integers \(torch.uint8\), got a tensor of torch.float32"):
         run(torch.tensor([0.5]))
 
 

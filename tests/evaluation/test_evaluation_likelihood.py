@@ -14,9 +14,9 @@ from evaluation.estimators import dequantized
 
 def images(count=11, levels=17, shape=(1, 4, 4), labelled=False, interval=(-1.0, 1.0)):
     generator = torch.Generator().manual_seed(3)
-    x = torch.randint(levels, (count, *shape), dtype=torch.uint8, generator=generator)
-    y = torch.arange(count) % 3 if labelled else None
     quantizer = Quantizer(levels, *interval)
+    x = torch.randint(levels, (count, *shape), dtype=quantizer.dtype, generator=generator)
+    y = torch.arange(count) % 3 if labelled else None
     return TensorDataset("images", x, y, quantizer=quantizer, num_classes=3 if labelled else 0)
 
 
@@ -44,7 +44,7 @@ def score(estimator, data, **options):
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 2), (3, 5, 4)])
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("levels", [2, 17, 256, 65536])
 def test_the_uniform_density_costs_all_bits_of_a_level(levels, shape):
     data = images(levels=levels, shape=shape)
     report = score(by_density(uniform, data), data, batch_size=4, repeats=3, weighted=True)
