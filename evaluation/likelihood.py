@@ -52,9 +52,11 @@ class LikelihoodReport:
     importance_weighted_values: list[float] | None
 
     def save(self, path: Path, **provenance: Any) -> None:
-        """Write everything as JSON, with what else tells how it came about."""
+        """Write everything as JSON, with what else tells how it came about; the file is whole or absent."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**asdict(self), **provenance}, indent=1))
+        temporary = path.with_name(f".writing_{path.name}")
+        temporary.write_text(json.dumps({**asdict(self), **provenance}, indent=1))
+        temporary.replace(path)
 
     def __str__(self) -> str:
         images = f"{self.images} image{'s' if self.images > 1 else ''}"

@@ -19,6 +19,7 @@ from samplers.threshold import THRESHOLDS, thresholded
 from samplers.time_grid import time_grid
 from samplers.whole_numbers import whole_steps
 from sde_lib import SDE, ScoreFn, lookup
+from sde_lib.arguments import is_whole
 
 
 class SamplingError(RuntimeError):
@@ -311,7 +312,7 @@ def _start(
     """The state at the grid's first time: a copy of ``x_init``, or a draw from the prior."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"the state would have dtype {dtype}; give x_init and dtype in floating point")
-    if not isinstance(shape, Sequence) or not shape or not all(isinstance(n, int) and n > 0 for n in shape):
+    if not isinstance(shape, Sequence) or not shape or not all(is_whole(n) and n > 0 for n in shape):
         raise ValueError(f"the shape of the samples is {shape!r}; give (B, *), whole numbers above 0")
     if x_init is None:
         x = source.start(sde, shape, device, dtype)

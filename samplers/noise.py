@@ -17,8 +17,8 @@ from torch import Tensor
 
 from samplers.brownian import BrownianPath
 from samplers.random_streams import normal
-from samplers.whole_numbers import is_whole
 from sde_lib import SDE
+from sde_lib.arguments import is_whole
 
 _START, _FRESH = 1, 2
 """Names of the streams of an image beside that of its path, which is 0."""

@@ -15,8 +15,8 @@ from samplers.exponential_sde import ExponentialSDE
 from samplers.heun import Heun
 from samplers.langevin import CORRECTORS, correct
 from samplers.reverse_diffusion import ReverseDiffusion
-from samplers.whole_numbers import is_whole
 from sde_lib import lookup
+from sde_lib.arguments import is_whole
 
 
 class Stay(Sampler):

@@ -1,15 +1,11 @@
 """Settings that are whole numbers: the steps of a run, and the order of a method."""
 
 from collections.abc import Collection
-from numbers import Integral
 from typing import Any
 
+from sde_lib.arguments import is_whole
+
 MOST_STEPS = 1_000_000
-
-
-def is_whole(value: Any) -> bool:
-    """Whether this is a whole number, Python's or numpy's, and neither a bool nor a float."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def whole_steps(steps: Any) -> int:

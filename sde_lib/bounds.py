@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_lib.arguments import is_whole
 from sde_lib.cosine import CosineVPSDE
 from sde_lib.losses import TIME_LAWS, EpsFn, dsm_loss, noise_like
 from sde_lib.probability_flow import check_state
@@ -78,8 +79,8 @@ def elbo(
     Raises:
         ValueError: fewer than one sample, x0 that is not floating point, or u or eps of another shape.
     """
-    if samples < 1:
-        raise ValueError(f"samples is {samples!r}; the integral needs at least 1 place")
+    if not is_whole(samples) or samples < 1:
+        raise ValueError(f"samples is {samples!r}; the integral needs a whole number of places, at least 1")
     _check(x0, samples, u, eps)
     u = torch.rand(len(x0), generator=generator, device=x0.device) if u is None else u
     least, most = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
@@ -126,7 +127,7 @@ def ddpm_bound(
     times = ddpm_schedule(sde, steps).times
     transitions = steps - 1
     samples = transitions if samples is None else samples
-    if not 1 <= samples <= transitions:
+    if not is_whole(samples) or not 1 <= samples <= transitions:
         raise ValueError(f"samples is {samples!r}; give 1 to {transitions}, as a chain of {steps} steps has")
     _check(x0, samples, u, eps)
     lam = sde.log_snr(times)

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from sde_lib.sde import SDE, require_positive
+from sde_lib.arguments import require_positive
+from sde_lib.sde import SDE
 
 
 class CosineVPSDE(SDE):

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from sde_lib.sde import SDE, require_positive
+from sde_lib.arguments import require_positive
+from sde_lib.sde import SDE
 from sde_lib.ve import require_sigmas
 
 

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_lib.arguments import is_whole, require_positive
 from sde_lib.divergence import Divergence, ExactDivergence, HutchinsonDivergence, draw_probes
 from sde_lib.ode import integrate
 from sde_lib.probability_flow import Clock, check_state
-from sde_lib.sde import SDE, ScoreFn, batch_time, require_positive
+from sde_lib.sde import SDE, ScoreFn, batch_time
 
 
 class LikelihoodResult(NamedTuple):
@@ -121,8 +122,8 @@ def _divergence(
         if probes.ndim == 0 or len(probes) < 1 or probes.shape[1:] != x.shape:
             raise ValueError(f"probes have shape {tuple(probes.shape)}; give (K, {', '.join(map(str, x.shape))})")
         return HutchinsonDivergence(probes.to(x))
-    if probes < 1:
-        raise ValueError(f"probes is {probes!r}; Hutchinson's estimate needs at least 1")
+    if not is_whole(probes) or probes < 1:
+        raise ValueError(f"probes is {probes!r}; Hutchinson's estimate needs a whole number, at least 1")
     return HutchinsonDivergence(draw_probes(x, probes, noise, generator))
 
 

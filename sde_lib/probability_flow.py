@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_lib.arguments import require_positive
 from sde_lib.ode import ODESolution, integrate
-from sde_lib.sde import SDE, ScoreFn, batch_time, require_positive
+from sde_lib.sde import SDE, ScoreFn, batch_time
 
 
 class Place:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_lib.arguments import is_whole
 from sde_lib.cosine import CosineVPSDE
 from sde_lib.vp import VPSDE
 
@@ -39,7 +40,7 @@ def ddpm_schedule(sde: VPSDE | CosineVPSDE, steps: int = 500) -> DDPMSchedule:
     """
     if not isinstance(sde, VPSDE | CosineVPSDE):
         raise TypeError(f"a DDPM chain needs a variance-preserving process (VPSDE, CosineVPSDE); got {sde!r}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if not is_whole(steps) or steps < 2:
         raise ValueError(f"steps is {steps!r}; a chain needs a whole number of at least 2 steps")
     betas = sde.beta(torch.linspace(0, sde.T, steps, dtype=torch.float64)) / steps
     if betas.max() >= 1:

@@ -45,13 +45,6 @@ def batch_time(t: Tensor | float, x: Tensor) -> Tensor:
     return t.expand(x.shape[0])
 
 
-def require_positive(**values: float) -> None:
-    """Raise ValueError unless every named value is a finite positive number."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value!r}; it must be a finite number above 0")
-
-
 class SDE(ABC):
     """A forward process dx = f(t) x dt + g(t) dw on t in [0, 1].
 

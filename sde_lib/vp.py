@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sde_lib.sde import SDE, require_positive
+from sde_lib.arguments import require_positive
+from sde_lib.sde import SDE
 
 
 def require_betas(beta_min: float, beta_max: float) -> None:

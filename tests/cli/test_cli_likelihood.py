@@ -1,6 +1,7 @@
 """--mode=likelihood: three estimates, what they leave behind, and what is said of wrong settings."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -230,6 +231,17 @@ def test_the_plain_name_is_that_of_the_default(likelihood, cli, tiny):
 def test_an_older_checkpoint_has_results_of_its_own(likelihood, trained):
     likelihood(trained, f"--checkpoint={trained}/checkpoints/step_00000010").good()
     assert [name[:13] for name in names(trained)] == ["step_00000010", "step_00000012"]
+
+
+def test_a_checkpoint_of_another_run_has_results_of_its_own(likelihood, trained, tmp_path):
+    """Steps have the same names in all runs."""
+    other = tmp_path / "other"
+    shutil.copytree(trained / "checkpoints", other)
+    (before,) = names(trained)
+    kept = (trained / "likelihood" / before).read_bytes()
+    likelihood(trained, f"--checkpoint={other}/step_00000012").good()
+    assert len(names(trained)) == 2
+    assert (trained / "likelihood" / before).read_bytes() == kept
 
 
 # Wrong settings

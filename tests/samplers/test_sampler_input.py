@@ -36,7 +36,7 @@ def test_seeds_may_be_numbers_of_numpy():
     assert torch.equal(PathNoise(np.array([3, 1])).seeds, PathNoise([3, 1]).seeds)
 
 
-@pytest.mark.parametrize("shape", [(), (0, 3), (8, -1), (8, 0), 8, (2.0, 3)])
+@pytest.mark.parametrize("shape", [(), (0, 3), (8, -1), (8, 0), 8, (2.0, 3), (True, 3)])
 def test_wrong_shapes_are_explained(shape):
     for noise in (None, PathNoise(range(8))):
         with pytest.raises(ValueError, match=r"the shape of the samples is .*; give \(B, \*\), whole numbers above 0"):

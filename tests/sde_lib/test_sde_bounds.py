@@ -371,9 +371,11 @@ def test_processes_without_a_chain(sde):
         ddpm_bound(sde, lambda x, t: x, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("samples", [0, -2])
+@pytest.mark.parametrize("samples", [0, -2, 4.0, True])
 def test_too_few_samples(samples):
-    with pytest.raises(ValueError, match=rf"samples is {samples}; the integral needs at least 1 place"):
+    with pytest.raises(
+        ValueError, match=rf"samples is {samples}; the integral needs a whole number of places, at least 1"
+    ):
         elbo(VPSDE(), lambda x, t: x, torch.zeros(1, 2), samples=samples)
 
 

@@ -326,9 +326,11 @@ def test_unknown_names():
         log_likelihood(VPSDE(), score_fn, x, method="rk4")
 
 
-@pytest.mark.parametrize("probes", [0, -1])
+@pytest.mark.parametrize("probes", [0, -1, 2.0, True])
 def test_at_least_one_probe(probes):
-    with pytest.raises(ValueError, match=rf"probes is {probes}; Hutchinson's estimate needs at least 1"):
+    with pytest.raises(
+        ValueError, match=rf"probes is {probes}; Hutchinson's estimate needs a whole number, at least 1"
+    ):
         log_likelihood(VPSDE(), mixture_2d().score_fn(VPSDE()), torch.zeros(2, 2), probes=probes)
 
 
