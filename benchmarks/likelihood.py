@@ -188,7 +188,7 @@ def whole_runs(problem):
     race(problem)
 
 
-def race(problem, rounds=3):
+def race(problem, rounds=5):
     """Seconds of three ways in turn, the best of each, since a neighbour only ever slows one down.
 
     "as published": log p weighs in the tolerance like one number more of the image.

@@ -142,7 +142,7 @@ def get_config() -> ConfigDict:
     interpolation.atol = 1e-4  # absolute tolerance
 
     config.dequantizer = dequantizer = ConfigDict()
-    dequantizer.steps = 2000  # optimizer steps
+    dequantizer.steps = 1000  # optimizer steps
     dequantizer.batch_size = 64  # images in one step
     dequantizer.learning_rate = 1e-3  # at the start; it falls to 0 linearly
     dequantizer.ema_decay = 0.99  # of the averaged weights, which are used

@@ -93,6 +93,12 @@ def log_likelihood(
         score, div_score = estimate(score_fn, y * at.norm.to(y), batch_time(at.t, y))
         return at.velocity(score, y), at.divergence(div_score, dims)
 
+    def drift_alone(u: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y, change = state
+        at = clock.place(u)
+        with torch.no_grad():
+            return at.velocity(score_fn(y * at.norm.to(y), batch_time(at.t, y)), y), torch.zeros_like(change)
+
     (end, change), nfe = integrate(
         flow,
         (x.detach() / n_start, x.new_zeros(len(x), columns)),
@@ -104,6 +110,7 @@ def log_likelihood(
         steps=steps,
         max_nfe=max_nfe,
         time_of=clock.time,
+        drift_alone=drift_alone,
     )
     z = end * n_end
     log_prob = sde.prior_log_prob(z) + dims * (n_end / n_start).log() + change.mean(1)

@@ -1,5 +1,6 @@
 """Integrating dx/dt = fn(t, x): torchdiffeq's methods, with scipy's as a reference behind the same call."""
 
+import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ METHODS: dict[str, str] = (
     dict.fromkeys(ADAPTIVE, "adaptive") | dict.fromkeys(FIXED, "fixed") | dict.fromkeys(SCIPY, "scipy")
 )
 """Name -> kind. Adaptive and scipy methods obey the tolerances, fixed ones need a number of steps."""
+
+WEIGHTLESS = {"dopri5": {2}, "dopri8": {2, 3, 4, 5}}
+"""Stages of a step that serve later stages only: neither result nor error estimate of the step has weights for them."""
 
 ADAMS_MAX_ORDER = 5
 """Four-step Adams methods. torchdiffeq's default of 12 makes the explicit one diverge at practical steps."""
@@ -52,6 +56,7 @@ def integrate(
     max_nfe: int = 10_000,
     on_step: Callable[[float, State], None] | None = None,
     time_of: Callable[[float], float] = float,
+    drift_alone: Callable[[Tensor, State], State] | None = None,
 ) -> ODESolution:
     """Solve dx/dt = fn(t, x) from x(t0) to x(t1); t1 may lie before t0.
 
@@ -74,6 +79,8 @@ def integrate(
         max_nfe: give up after this many evaluations.
         on_step: called with the time and the state reached after every step (scipy's methods: at the end only).
         time_of: from the variable of integration to the time that messages speak of, where it is another.
+        drift_alone: a cheaper fn for stages without weight, where those components that fn does not read, such as an
+            integral along the path, may have any finite slope; it changes nothing in the result.
 
     Raises:
         ValueError: unknown method, or a fixed one without steps or with a grid between other times.
@@ -86,7 +93,7 @@ def integrate(
         raise ValueError(f"a grid from {grid[0]} to {grid[-1]} does not lead from t0 = {t0} to t1 = {t1}")
     if t0 == t1:
         return ODESolution(x, 0)
-    counted = _Counted(fn, t0, t1, max_nfe, method, time_of)
+    counted = _Counted(fn, t0, t1, max_nfe, method, time_of, drift_alone)
     device = _parts(x)[0].device
     times = torch.tensor([t0, t1], dtype=torch.float64, device=device)
     options: dict[str, Any] = {}
@@ -104,6 +111,8 @@ def integrate(
         options = {"grid_constructor": lambda fn, x, t: between if t[0] == between[0] else -between}
         if method.endswith("_adams"):
             options["max_order"] = ADAMS_MAX_ORDER
+    if method in WEIGHTLESS:
+        counted.callback_step = counted.begin_step  # type: ignore[attr-defined]  # where torchdiffeq looks for it
     if on_step is not None and kind != "scipy":
         name = "callback_accept_step" if kind == "adaptive" else "callback_step"
         setattr(counted, name, _after_each(on_step))
@@ -146,8 +155,12 @@ class _Counted:
         max_nfe: int,
         method: str,
         time_of: Callable[[float], float],
+        drift_alone: Callable[..., Any] | None,
     ) -> None:
         self.fn = fn
+        self.drift_alone = drift_alone or fn
+        self.weightless = WEIGHTLESS.get(method, set())
+        self.stage = math.inf  # before the first step
         self.time_of = time_of
         self.low, self.high = min(t0, t1), max(t0, t1)
         self.max_nfe = max_nfe
@@ -169,13 +182,18 @@ class _Counted:
                 "raise max_nfe, or raise rtol and atol"
             )
         self.nfe += 1
-        drift = self.fn(t, x)
+        self.stage += 1
+        drift = (self.drift_alone if self.stage in self.weightless else self.fn)(t, x)
         if not all(part.isfinite().all() for part in _parts(drift)):
             raise IntegrationError(
                 f"{self.method}: the drift is not finite at t = {self.time_of(self.t):g} (evaluation {self.nfe}): "
                 "check the score there; an untrained or diverged network gives this"
             )
         return drift
+
+    def begin_step(self, t: Tensor, x: Any, dt: Tensor) -> None:
+        """A callback for torchdiffeq; the first stage of a step is known, being the last one of the step before."""
+        self.stage = 1
 
     def failure(self, reason: str) -> IntegrationError:
         """The error for a solver that gave up."""

@@ -270,3 +270,24 @@ def test_an_empty_interval_costs_nothing(method):
     solution = integrate(recorder, X0, 0.4, 0.4, method=method, **options(method))
     assert solution.nfe == 0 == len(recorder.times)
     assert torch.equal(solution.x, X0)
+
+
+# Integrals along the path
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("t0", "t1"), DIRECTIONS)
+def test_stages_without_weight_may_do_without_the_integral(method, t0, t1):
+    """A slope of 7 in place of the integrand changes no bit, and is taken at just the stages that the method leaves."""
+    stages = {"dopri5": (1, 6), "dopri8": (4, 13)}.get(method, (0, 1))  # without weight, of those of a step
+
+    def whole(t, state):
+        return tangent(t, state[0]), torch.cos(t) * state[0]
+
+    alone = Recorder(lambda t, state: (tangent(t, state[0]), torch.full_like(state[1], 7.0)))
+    start = (X0, torch.zeros_like(X0))
+    plain = integrate(whole, start, t0, t1, method=method, **options(method))
+    light = integrate(whole, start, t0, t1, method=method, drift_alone=alone, **options(method))
+    assert all(torch.equal(a, b) for a, b in zip(plain.x, light.x, strict=True))
+    assert light.nfe == plain.nfe
+    assert len(alone.times) * stages[1] == (plain.nfe - 2) * stages[0]  # but for two that find the first step
