@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     training.ema_decay = 0.9999  # of the averaged weights, which are sampled and scored
     training.loss = "continuous"  # continuous (denoising score matching), ddpm (L_simple on a chain)
     training.ddpm_steps = 500  # length of that chain
-    training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2)
+    training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2 on the score's error)
     training.time_law = "uniform"  # continuous: uniform, log_snr, logistic (in the log-SNR)
     training.importance = False  # continuous: the law only proposes t; the loss is divided by its density
     training.low_discrepancy = True  # continuous: spread the times of a batch evenly
@@ -118,7 +118,7 @@ def get_config() -> ConfigDict:
     likelihood.seed = 0  # of dequantisation, probes, and the draws of the bounds
     likelihood.estimate = "ode"  # ode, elbo (the SDE's bound), ddpm (bound of the chain of training.ddpm_steps), all
     likelihood.dequantization = placeholder(str)  # uniform, truncated_normal, variational; None: by data.dequantize
-    likelihood.repeats = 1  # draws of each image; with two or more, ode gives the importance-weighted bound too
+    likelihood.repeats = 1  # draws of each image (probes are shared); from two on, ode gives the weighted bound too
     likelihood.divergence = "hutchinson"  # hutchinson, exact
     likelihood.probes = 1  # Hutchinson probes
     likelihood.noise = "rademacher"  # rademacher, gaussian
@@ -131,14 +131,14 @@ def get_config() -> ConfigDict:
     likelihood.check = 0  # images that are scored again at a tenth of the tolerance, to see what moves
     likelihood.precision = "float32"  # float32, bfloat16
     likelihood.samples = 32  # elbo: places of the integral for each image; ddpm: transitions
-    likelihood.codes = False  # ode: keep the latent codes (.npz)
+    likelihood.codes = False  # ode: keep the latent codes of the first draw (.npz)
 
     config.interpolation = interpolation = ConfigDict()
     interpolation.split = "test"  # of the images
     interpolation.first = 0  # index of the first image; pairs are neighbours
     interpolation.pairs = 6  # rows of the picture
     interpolation.moments = 9  # points of each way, with both ends
-    interpolation.rtol = 1e-4  # relative tolerance of the flow, there and back
+    interpolation.rtol = 1e-4  # relative tolerance, there and back; max_nfe and precision are the likelihood's
     interpolation.atol = 1e-4  # absolute tolerance
 
     config.dequantizer = dequantizer = ConfigDict()

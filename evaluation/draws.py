@@ -4,7 +4,7 @@ So a value depends neither on the batch, nor on which process computes it, nor o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class Draws:
     indices: Sequence[int]
     repeat: int = 0
     device: torch.device | str = "cpu"
+
+    def of_image(self) -> "Draws":
+        """Those that are the same in every repeat."""
+        return replace(self, repeat=0)
 
     def uniform(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Uniform in [0, 1), (B, *shape), float32."""

@@ -143,6 +143,10 @@ def _decoded(quantizer: Quantizer, v: Tensor, mean: Tensor, std: Tensor) -> Tens
 
 
 def _probes(noise: str, count: int, x: Tensor, draws: Draws) -> Tensor:
-    """Probes (K, B, *), each image's own."""
+    """Probes (K, B, *), each image's own, and the same in all its repeats.
+
+    So their noise is common to the repeats, and nearly cancels in the weights of the importance-weighted bound, which
+    noise of each draw's own would lower by half its variance.
+    """
     like = torch.empty(x.shape[1:], dtype=x.dtype)  # on the CPU, as the streams are
-    return draws.each("probes", partial(draw_probes, like, count, noise)).transpose(0, 1)
+    return draws.of_image().each("probes", partial(draw_probes, like, count, noise)).transpose(0, 1)

@@ -28,12 +28,13 @@ class LikelihoodReport:
         std_error: standard error of that mean over the images; it contains the noise of probes and draws.
         images: number of images.
         repeats: independent draws of each image, which ``bits_per_dim`` averages.
-        probe_error: the part of the error that is due to the probes, from their spread within each image.
-        repeat_error: the part that is due to dequantisation and probes, from the spread over the repeats.
+        probe_error: the part of the error that is due to the probes, from their spread within each image. The repeats
+            of an image share its probes, so they do not lower it.
+        repeat_error: the part that is due to dequantisation, from the spread over the repeats.
         importance_weighted: the tighter bound that weighs the repeats by their likelihood (arXiv 1902.00275).
         importance_weighted_error: its standard error over the images.
         nfe: network evaluations for one image and draw; the most of any batch.
-        seconds: time spent, summed over the batches and processes.
+        seconds: time spent on the batches, summed over processes, and over the runs of an evaluation that was resumed.
         values: bits/dim of each image, in the order of the split.
         importance_weighted_values: likewise.
     """
@@ -125,6 +126,8 @@ def evaluate_likelihood(
     mine = [k for k in share if k not in done]
     fresh: list[Rows] = []
     started = len(share) - len(mine)
+    if started and rank == 0:
+        print(f"{started} of {len(share)} images were scored by an earlier run; going on from there", flush=True)
     with tqdm(
         total=len(share),
         initial=started,
@@ -197,7 +200,7 @@ def _report(rows: Rows, dims: int, weighted: bool) -> LikelihoodReport:
     mean, error = _mean(values)
     bound = -(np.logaddexp.reduce(log_prob, axis=1) - math.log(repeats)) / unit if weighted and repeats > 1 else None
     bound_mean, bound_error = (None, None) if bound is None else _mean(bound)
-    of_probes = None if np.isnan(variance).any() else math.sqrt(variance.sum()) / (images * repeats * unit)
+    of_probes = None if np.isnan(variance).any() else math.sqrt(variance.mean(1).sum()) / (images * unit)
     of_repeats = math.sqrt((log_prob.var(1, ddof=1) / repeats).sum()) / (images * unit) if repeats > 1 else None
     return LikelihoodReport(
         bits_per_dim=mean,

@@ -23,6 +23,12 @@ def train_dequantizer(run: Run) -> None:
     newest = checkpoints.latest()
     if newest is not None:
         state.load(newest)
+        if state.step >= options.steps:
+            print(
+                f"the dequantiser of {folder.path} has {state.step} steps already, of {options.steps} asked for; raise "
+                f"dequantizer.steps to train it on, or delete {checkpoints.folder.parent} to start afresh"
+            )
+            return
         print(f"continuing the dequantiser of {folder.path} from step {state.step}")
     stored = folder.stored_config()
     if stored is not None:  # later calls need its size

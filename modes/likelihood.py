@@ -1,8 +1,5 @@
 """Score held-out data with a trained run: bits/dim by the ODE, by the SDE's bound, by DDPM's bound."""
 
-import hashlib
-import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +12,11 @@ from data import Dataset, Dequantized, Dequantizer, Quantizer, TruncatedNormalDe
 from evaluation import BoundEstimator, Estimator, ODEEstimator, Parts, computing_in, evaluate_likelihood
 from models import ScoreModel
 from modes.dequantizer_settings import trained_dequantizer
-from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options
+from modes.likelihood_results import describe_result, name_result
+from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options, warn_of_dequantization
 from modes.run import Run, check_evaluation
 from sde_lib import METHODS
 from training import builders
-from training.checkpoint import MANIFEST
-
-APART = ("batch_size", "num_images", "check", "estimate")
-"""Settings on which the value of an image does not depend."""
 
 
 def score_run(run: Run) -> None:
@@ -36,6 +30,8 @@ def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
     """Bits/dim of held-out data (given its labels, for a conditional model), by each estimate asked for."""
     settings = run.config.likelihood
     dataset = builders.build_dataset(run.config, settings.split)
+    if run.rank == 0 and dataset.quantizer is not None:
+        warn_of_dequantization(run.config)
     with computing_in(model, settings.precision):
         for name in ESTIMATES[settings.estimate]:
             if name == "ddpm" and settings.estimate == "all":
@@ -52,7 +48,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
     """Evaluate one estimate, keep its results, and print them."""
     settings = run.config.likelihood
     estimator = build_estimator(name, run, model, dataset)
-    label, kept = _names(name, run, checkpoint)
+    label, kept = name_result(name, run, checkpoint)
     parts = Parts(run.folder.likelihood / kept)
     shared = {"batch_size": settings.batch_size, "seed": settings.seed, "device": run.experiment.device}
     result = evaluate_likelihood(
@@ -70,8 +66,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
     if result is None:
         return
     report, codes = result
-    provenance: dict[str, Any] = {"estimate": name, "checkpoint": str(checkpoint), "process": repr(run.experiment.sde)}
-    provenance |= {"settings": settings.to_dict()}
+    provenance = describe_result(name, run, dataset, checkpoint)
     if settings.check and name == "ode":
         finer, how = _finer(settings)
         tighter = build_estimator(name, run, model, dataset, **finer)
@@ -157,29 +152,3 @@ def _compare(values: list[float], tighter: list[float], nfe: int) -> dict[str, A
         "mean_change": float(change.mean()),
         "largest_change": float(np.abs(change).max()),
     }
-
-
-def _names(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
-    """A name for the result, and one for its parts, with a digest of all that the value of an image depends on."""
-    config, settings = run.config, run.config.likelihood.to_dict()
-    chain = {"ddpm_steps": config.training.ddpm_steps} if name == "ddpm" else {}
-    in_name = ("split", "seed", "codes", *APART)
-    changed = {k: v for k, v in settings.items() if k not in in_name and v != run.default.likelihood[k]}
-    changed |= {k: v for k, v in chain.items() if v != run.default.training[k]}
-    other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers)", c)]
-    changed |= {"data": other_data} if other_data else {}
-    if checkpoint.resolve().parent != run.folder.checkpoints.folder.resolve():
-        changed |= {"checkpoint": str(checkpoint.resolve())}  # of another run, whose steps have the same names
-    part = {"num_images": settings["num_images"]} if settings["num_images"] else {}  # 0: the whole split
-    label = f"{checkpoint.name}_{settings['split']}_{name}_seed{settings['seed']}"
-    own = {k: v for k, v in settings.items() if k not in APART}
-    weights = [(checkpoint / MANIFEST).read_text()]
-    if dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
-        weights.append((newest / MANIFEST).read_text())
-    sections = {key: config[key].to_dict() for key in ("data", "sde", "model", "dequantizer")}
-    digest = _digest({"likelihood": own, "weights": weights, **chain, **sections})
-    return label + (f"_{_digest(changed | part)}" if changed | part else ""), f".{label}_{digest}"
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=3).hexdigest()

@@ -36,6 +36,14 @@ def check_likelihood(config: ConfigDict, sde: SDE) -> None:
         )
 
 
+def warn_of_dequantization(config: ConfigDict) -> None:
+    """Print a note if the model was trained on another kind of data than the dequantisation makes."""
+    kind = dequantization(config)
+    if (kind == "truncated_normal") == config.data.dequantize:
+        trained = "dequantised levels" if config.data.dequantize else "levels as points"
+        print(f"note: the model was trained on {trained}, for which {kind!r} is not the fitting dequantisation")
+
+
 def ddpm_chain(config: ConfigDict, sde: SDE) -> int:
     """Length of DDPM's chain, ``training.ddpm_steps``, after a check that the process has such a chain."""
     return ddpm_schedule(sde, config.training.ddpm_steps).steps  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_it_goes_on(dequantizer, digits):
     assert "finished after step 5 of 5" in out
     assert [path.name for path in (digits / "dequantizer" / "checkpoints").iterdir()] == ["step_00000005"]
     again = dequantizer(digits, steps=5).good()
-    assert "continuing the dequantiser" in again
+    assert "has 5 steps already, of 5 asked for; raise dequantizer.steps" in again
     assert "loss" not in again
 
 

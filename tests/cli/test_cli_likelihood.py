@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from data import UniformDequantizer, get_dataset
 from evaluation import BoundEstimator, Draws, ODEEstimator, evaluate_likelihood
@@ -100,6 +101,32 @@ def test_a_process_without_a_chain(cli, tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert cli(*scoring, "--config.likelihood.estimate=all").good() == ""  # the first process says it
+
+
+def test_a_result_says_all_that_a_citation_needs(likelihood, digits, report_of):
+    likelihood(digits, estimate="all").good()
+    for name in ("ode", "elbo", "ddpm"):
+        report, _ = report_of(digits, name)
+        assert (report["estimate"], report["settings"]["estimate"]) == (name, name)
+        assert report["process"] == "VPSDE(beta_min=0.1, beta_max=20)"
+        assert (report["data"]["name"], report["data"]["split"], report["data"]["shape"]) == (
+            "digits",
+            "test",
+            [1, 8, 8],
+        )
+        assert report["data"]["quantizer"] == "Quantizer(levels=17, low=-1.0, high=1.0)"
+        assert report["dequantization"] == "uniform"
+        assert report["versions"]["torch"] == torch.__version__
+        assert report["model"]["prediction"] == "edm"
+        assert len(report["weights"]) == 32
+        assert report.get("ddpm_steps") == (30 if name == "ddpm" else None)
+
+
+@pytest.mark.parametrize(("trained_on", "kind"), [(True, "truncated_normal"), (False, "uniform")])
+def test_a_dequantisation_that_does_not_fit_the_training_is_noted(likelihood, digits, trained_on, kind):
+    fitting = f"--config.data.dequantize={trained_on}"
+    assert "note: the model was trained on" not in likelihood(digits, fitting).good()
+    assert f", for which {kind!r} is not the fitting" in likelihood(digits, fitting, dequantization=kind).good()
 
 
 def test_short_chains_and_many_samples(likelihood, digits, report_of):

@@ -49,7 +49,8 @@ def test_an_evaluation_that_fails_halfway_goes_on(cli, digits, whole, monkeypatc
     # Of other settings, nothing is taken over; of fewer images, what is there.
     cli(*SCORING, f"--workdir={digits}", "--config.likelihood.seed=1").good()
     assert scored == [0, 1, 2, 0, 1, 2, 3]
-    cli("--mode=likelihood", f"--workdir={digits}", "--config.likelihood.batch_size=1").good()
+    out = cli("--mode=likelihood", f"--workdir={digits}", "--config.likelihood.batch_size=1").good()
+    assert "2 of 3 images were scored by an earlier run" in out
     assert scored[7:] == [2]
     assert values(digits, "ode_seed0") == values(whole)[:3]
     assert not list((digits / "likelihood").glob(".*"))

@@ -25,6 +25,12 @@ def test_the_numbers_of_an_image_are_its_own(law):
     assert len(values.unique()) == len(values)
 
 
+def test_some_numbers_are_the_same_in_every_repeat():
+    first, second = (Draws(3, [4, 7], repeat) for repeat in (0, 5))
+    assert torch.equal(first.of_image().normal("probes", (9,)), second.of_image().normal("probes", (9,)))
+    assert torch.equal(first.normal("probes", (9,)), second.of_image().normal("probes", (9,)))
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_the_numbers_follow_their_law_within_images_and_across(law):
     across = getattr(Draws(0, range(4000)), law)("noise", ())

@@ -159,6 +159,25 @@ def test_gaussian_probes_are_those_of_the_image():
     assert report.probe_error == pytest.approx(float(by_hand), rel=1e-4)
 
 
+def test_the_noise_of_the_probes_cancels_in_the_importance_weights():
+    """Here it depends on the probes alone, which the repeats share: the bound moves by just that noise."""
+    sde, data, std = VPSDE(), levels(), 0.5
+
+    def score_fn(x, t, y):
+        a, s = (value.reshape(-1, 1, 1, 1) for value in sde.marginal(t))
+        return -x / (a**2 * std**2 + s**2)
+
+    def gaps(**settings):
+        estimator = ODEEstimator(sde, score_fn, double(UniformDequantizer(data.quantizer)), **settings, options=TIGHT)
+        report, _ = evaluate_likelihood(estimator, data, repeats=4, weighted=True, seed=5)
+        return report.repeat_error, np.subtract(report.values, report.importance_weighted_values)
+
+    (error, expected), (noisy_error, noisy) = gaps(divergence="exact"), gaps(noise="gaussian")
+    assert expected.min() > 1e-4
+    np.testing.assert_allclose(noisy, expected, rtol=0, atol=1e-5)
+    assert noisy_error == pytest.approx(error, rel=1e-4)
+
+
 def test_rademacher_probes_are_those_of_the_image():
     """In two correlated dimensions a probe of signs errs by v_1 v_2 times one and the same number."""
     sde, covariance = VPSDE(), torch.tensor([[0.5, 0.4], [0.4, 0.6]], dtype=torch.float64)

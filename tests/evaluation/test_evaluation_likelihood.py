@@ -120,7 +120,7 @@ def test_what_the_error_is_made_of():
     assert report.values == pytest.approx([3 / unit, 4 / unit])
     assert report.bits_per_dim == pytest.approx(3.5 / unit)
     assert report.std_error == pytest.approx(0.5 / unit)  # sqrt(0.5) / sqrt(2)
-    assert report.probe_error == pytest.approx(math.sqrt(0.91) / 6 / unit)
+    assert report.probe_error == pytest.approx(math.sqrt(0.14 / 3 + 0.77 / 3) / 2 / unit)
     assert report.repeat_error == pytest.approx(math.sqrt(7 / 3 + 1 / 3) / 2 / unit)  # variances of the draws: 7 and 1
     weighted = [-math.log(sum(math.exp(value) for value in row) / 3) / unit for row in log_prob]
     assert report.importance_weighted_values == pytest.approx(weighted)
@@ -159,7 +159,7 @@ def of_images(raw, draws):
 def of_probes(raw, draws):
     """Images that are unlike, and known but for the noise of four probes each, which is unlike too."""
     k = torch.tensor(draws.indices, dtype=torch.float64)
-    probes = (1 + k / 8)[:, None] * draws.normal("value", (4,)).double()
+    probes = (1 + k / 8)[:, None] * draws.of_image().normal("value", (4,)).double()
     return Estimate(-k / 8 - probes.mean(1), probes.var(1) / 4, 1)
 
 
