@@ -37,18 +37,29 @@ def get_config() -> ConfigDict:
     sde.s = placeholder(float)  # cosine: 0.008
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet (images), mlp (vectors)
-    model.channels = 128  # unet: width of the first level
-    model.channel_mult = (1, 2, 2, 2)  # unet: width of each level, in multiples of channels
-    model.res_blocks = 2  # unet: residual blocks in each level
-    model.attention_resolutions = (16,)  # unet: resolutions with self-attention
+    model.name = "unet"  # unet, ncsnpp (images), mlp (vectors)
+    model.channels = 128  # unet, ncsnpp: width of the first level
+    model.channel_mult = (1, 2, 2, 2)  # unet, ncsnpp: width of each level, in multiples of channels
+    model.res_blocks = 2  # unet, ncsnpp: residual blocks in each level
+    model.attention_resolutions = (16,)  # unet, ncsnpp: resolutions with self-attention
     model.heads = 1  # unet: attention heads
+    model.block = "biggan"  # ncsnpp: biggan, ddpm (where the resolution changes)
+    model.fir = (1, 3, 3, 1)  # ncsnpp: filter of the resampling; (): nearest and means
+    model.skip_rescale = True  # ncsnpp: divide sums by sqrt 2
+    model.progressive = "none"  # ncsnpp: growing of the output; none, skip, residual
+    model.progressive_input = "none"  # ncsnpp: of the input, likewise
+    model.combine = "sum"  # ncsnpp: how a skip input joins; sum, cat
+    model.embedding = "positional"  # ncsnpp: positional, fourier (with conditioning log_sigma)
+    model.fourier_scale = 16.0  # ncsnpp: standard deviation of the frequencies
+    model.groups = placeholder(int)  # ncsnpp: of the normalisations; None: a quarter of the channels, at most 32
+    model.centered = True  # ncsnpp: the data are on [-1, 1]; False: on [0, 1]
+    model.scale_by_sigma = False  # ncsnpp: divide the output by sigma (VE, with prediction score)
     model.width = 128  # mlp: hidden width
     model.blocks = 3  # mlp: residual blocks
     model.dropout = 0.1  # probability, in every residual block
     model.conditional = False  # tell the network the class label
     model.prediction = "eps"  # eps, score, x0, v, edm
-    model.conditioning = "time"  # time, log_snr, log_sigma
+    model.conditioning = "time"  # time, time_left, log_snr, log_sigma
     model.sigma_data = 0.5  # standard deviation of the data in model units (prediction edm)
     model.precision = "auto"  # float32, bfloat16; auto: bfloat16 where the hardware has it
 

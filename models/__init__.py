@@ -5,9 +5,20 @@ from torch import nn
 from models.dequantizer import VariationalDequantizer
 from models.ema import EMA
 from models.mlp import MLP
+from models.ncsnpp import NCSNpp
 from models.score_model import CONDITIONINGS, PRECISIONS, ScoreModel
 from models.unet import UNet
 
-MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "mlp": MLP}
+MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "mlp": MLP}
 
-__all__ = ["CONDITIONINGS", "EMA", "MLP", "MODELS", "PRECISIONS", "ScoreModel", "UNet", "VariationalDequantizer"]
+__all__ = [
+    "CONDITIONINGS",
+    "EMA",
+    "MLP",
+    "MODELS",
+    "PRECISIONS",
+    "NCSNpp",
+    "ScoreModel",
+    "UNet",
+    "VariationalDequantizer",
+]

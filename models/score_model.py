@@ -17,6 +17,10 @@ def _time(sde: SDE, t: Tensor) -> Tensor:
     return 999 * t
 
 
+def _time_left(sde: SDE, t: Tensor) -> Tensor:
+    return 999 * (1 - t)
+
+
 def _log_snr(sde: SDE, t: Tensor) -> Tensor:
     ends = sde.log_snr(torch.tensor([sde.t_min, sde.T], dtype=torch.float64))
     most, least = ends.tolist()
@@ -27,11 +31,17 @@ def _log_sigma(sde: SDE, t: Tensor) -> Tensor:
     return sde.sigma(t).log()
 
 
-CONDITIONINGS: dict[str, Conditioning] = {"time": _time, "log_snr": _log_snr, "log_sigma": _log_sigma}
+CONDITIONINGS: dict[str, Conditioning] = {
+    "time": _time,
+    "time_left": _time_left,
+    "log_snr": _log_snr,
+    "log_sigma": _log_sigma,
+}
 """Name -> what the network is told of the noise level.
 
-time: 999 t, the index of DDPM's 1000 steps. log_snr: the place of lambda(t) between t_min (0) and T (999), which
-resolves small noise as well as large. log_sigma: log sigma(t), for networks with Fourier features (NCSN++).
+time: 999 t, the index of DDPM's 1000 steps. time_left: 999 (1 - t), which counts as NCSN does, from the largest noise
+down. log_snr: the place of lambda(t) between t_min (0) and T (999), which resolves small noise as well as large.
+log_sigma: log sigma(t), for networks with Fourier features (NCSN++).
 """
 
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -89,19 +89,9 @@ def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.de
             f"model.name is {settings.name!r}, but one sample of {dataset.name!r} has shape {dataset.shape}; "
             f"use model.name={fitting}"
         )
-    if images:
-        net = network(
-            dataset.shape[0],
-            dataset.shape[1],
-            channels=settings.channels,
-            channel_mult=settings.channel_mult,
-            res_blocks=settings.res_blocks,
-            attention_resolutions=settings.attention_resolutions,
-            heads=settings.heads,
-            **shared,
-        )
-    else:
-        net = network(dataset.shape[0], width=settings.width, blocks=settings.blocks, **shared)
+    accepted = inspect.signature(network).parameters
+    own = {key: settings[key] for key in accepted if key in settings}
+    net = network(*(dataset.shape[:2] if images else dataset.shape), **own | shared)
     return ScoreModel(
         net.to(memory_format=torch.channels_last),  # the layout in which convolutions are fastest
         sde,

@@ -13,6 +13,7 @@ AT_LEAST: dict[str, float] = {
     "model.channels": 1,
     "model.res_blocks": 1,
     "model.heads": 1,
+    "model.groups": 1,
     "model.width": 1,
     "model.blocks": 1,
     "model.dropout": 0,
@@ -60,6 +61,7 @@ AT_LEAST: dict[str, float] = {
     "dequantizer.layers": 2,
 }
 ABOVE_ZERO = (
+    "model.fourier_scale",
     "model.sigma_data",
     "training.learning_rate",
     "training.eps",

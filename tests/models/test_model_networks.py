@@ -14,6 +14,10 @@ SMALL = {
         {"image_size": 8, "channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "attention_resolutions": (4,)},
         (3, 8, 8),
     ),
+    "ncsnpp": (
+        {"image_size": 8, "channels": 16, "channel_mult": (1, 2), "res_blocks": 1, "attention_resolutions": (4,)},
+        (3, 8, 8),
+    ),
     "mlp": ({"dim": 5, "width": 24, "blocks": 2}, (5,)),
 }
 """Small settings and the shape of a sample; an entry without them is tested with its defaults."""

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import default
+from configs import default, song_cifar10
 from data import DATASETS, Quantizer, TensorDataset, dataset_options
 from data.toy import DISTRIBUTIONS
 from models import MODELS
@@ -26,6 +27,7 @@ RECIPES = [
     *[("toy2d", distribution) for distribution in DISTRIBUTIONS],
     *[("celeba64", process) for process in SDES],
     *[("cifar10", process) for process in SDES],
+    *[("song_cifar10", model) for model in song_cifar10.MODELS],
     ("folder", "images"),
 ]
 
@@ -190,6 +192,7 @@ def test_every_key_is_used():
     read = set().union(*(keys_read(file) for file in files))
     read |= {f"data.{option}" for name in DATASETS for option in dataset_options(name)}
     read |= {f"sampling.{option}" for name in SAMPLERS for option in sampler_options(name)}
+    read |= {f"model.{option}" for network in MODELS.values() for option in inspect.signature(network).parameters}
     read |= {f"sde.{option}" for process in SDES.values() for option in process.__init__.__annotations__}
     read |= {f"likelihood.{option}" for option in LIKELIHOOD_OPTIONS}
     assert sorted(set(all_keys()) - read) == []
