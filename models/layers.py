@@ -1,6 +1,7 @@
 """Building blocks of the networks: time embedding, normalisation, residual block, self-attention, resampling."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,10 @@ def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
     """
     groups = max(g for g in range(1, min(max_groups, max(channels // 4, 1)) + 1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+Norm = Callable[[int], nn.GroupNorm]
+"""Number of channels -> their normalisation."""
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -78,14 +83,17 @@ class ResidualBlock(nn.Module):
         out_channels: channels of the output.
         embedding: width of the condition embedding.
         dropout: probability.
+        norm: its normalisation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, embedding: int, dropout: float, norm: Norm = group_norm
+    ) -> None:
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.norm1 = norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulate = nn.Linear(embedding, out_channels)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
@@ -105,14 +113,15 @@ class SelfAttention(nn.Module):
     Args:
         channels: width, divisible by ``heads``.
         heads: number of attention heads.
+        norm: its normalisation.
     """
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    def __init__(self, channels: int, heads: int = 1, norm: Norm = group_norm) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be split into {heads} attention heads; choose a divisor")
         self.heads = heads
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zero(nn.Conv2d(channels, channels, 1))
 
@@ -125,15 +134,20 @@ class SelfAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution by a strided convolution; odd sizes are rounded up."""
+    """Halve the resolution by a strided convolution; odd sizes are rounded up.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: width.
+        padding: 1 on all sides; or 0, which pads below and on the right only (DDPM's own; even sizes).
+    """
+
+    def __init__(self, channels: int, padding: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
-        return self.conv(x)
+        return self.conv(x if self.conv.padding[0] else functional.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):

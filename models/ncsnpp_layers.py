@@ -1,17 +1,14 @@
 """Blocks of NCSN++ and DDPM++ (arXiv 2011.13456, appendix H): residual blocks of DDPM and of BigGAN, resampling."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import zero
+from models.layers import Norm, zero
 from models.resample import FIRDownConv, Resample
-
-Norm = Callable[[int], nn.GroupNorm]
-"""Number of channels -> their normalisation."""
 
 
 def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:

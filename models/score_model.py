@@ -57,7 +57,7 @@ class ScoreModel(nn.Module):
         net: module with forward(x, c_noise, y=None).
         sde: the forward process.
         prediction: a key of ``PREDICTIONS``.
-        conditioning: a key of ``CONDITIONINGS``.
+        conditioning: a key of ``CONDITIONINGS``, or a function like them.
         sigma_data: standard deviation of the data, used by the "edm" row.
         precision: "float32", or "bfloat16" by autocast; may be set on a finished model too.
     """
@@ -67,7 +67,7 @@ class ScoreModel(nn.Module):
         net: nn.Module,
         sde: SDE,
         prediction: str = "eps",
-        conditioning: str = "time",
+        conditioning: str | Conditioning = "time",
         *,
         sigma_data: float = 0.5,
         precision: str = "float32",
@@ -80,7 +80,8 @@ class ScoreModel(nn.Module):
         self.sigma_data = sigma_data
         self.precision = precision
         self._row = lookup(PREDICTIONS, prediction, "prediction")
-        self._c_noise = lookup(CONDITIONINGS, conditioning, "conditioning")
+        own = callable(conditioning)
+        self._c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
 
     def eps(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:

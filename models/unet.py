@@ -5,23 +5,32 @@ x -> stem -> [level 0: blocks] -> down -> [level 1: blocks] -> ... -> [middle: b
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, Downsample, ResidualBlock, SelfAttention, Upsample, group_norm, zero
+from models.layers import ConditionEmbedding, Downsample, Norm, ResidualBlock, SelfAttention, Upsample, group_norm, zero
 
 
 class Stage(nn.Module):
     """A residual block, followed by self-attention where the resolution asks for it."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, embedding: int, *, dropout: float, attention: bool, heads: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        *,
+        dropout: float,
+        attention: bool,
+        heads: int,
+        norm: Norm,
     ) -> None:
         super().__init__()
-        self.block = ResidualBlock(in_channels, out_channels, embedding, dropout)
-        self.attention = SelfAttention(out_channels, heads) if attention else nn.Identity()
+        self.block = ResidualBlock(in_channels, out_channels, embedding, dropout, norm)
+        self.attention = SelfAttention(out_channels, heads, norm) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H, W)."""
@@ -43,6 +52,8 @@ class UNet(nn.Module):
         heads: attention heads.
         dropout: probability, in every residual block.
         num_classes: number of class labels; 0 for an unconditional network.
+        norm: normalisation of so many channels.
+        downsample_padding: 1, or 0 for DDPM's own; see ``Downsample``.
 
     Raises:
         ValueError: no level, or widths and counts below 1.
@@ -60,6 +71,8 @@ class UNet(nn.Module):
         heads: int = 1,
         dropout: float = 0.1,
         num_classes: int = 0,
+        norm: Norm = group_norm,
+        downsample_padding: int = 1,
     ) -> None:
         super().__init__()
         if not channel_mult or min(in_channels, image_size, channels, res_blocks, *channel_mult) < 1:
@@ -70,9 +83,11 @@ class UNet(nn.Module):
         widths = [channels * mult for mult in channel_mult]
         embedding = 4 * channels
 
+        build = partial(Stage, embedding=embedding, dropout=dropout, heads=heads, norm=norm)
+
         def stage(wide_in: int, wide_out: int, size: int) -> Stage:
             attention = size in attention_resolutions
-            return Stage(wide_in, wide_out, embedding, dropout=dropout, attention=attention, heads=heads)
+            return build(wide_in, wide_out, attention=attention)
 
         self.embed = ConditionEmbedding(channels, embedding, num_classes)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -91,13 +106,10 @@ class UNet(nn.Module):
                     raise ValueError(
                         f"an image of size {image_size} cannot be halved {len(widths) - 1} times; use fewer levels"
                     )
-                self.encoder[f"{size}x{size}_down"] = Downsample(wide)
+                self.encoder[f"{size}x{size}_down"] = Downsample(wide, downsample_padding)
                 skips.append(wide)
                 size = (size + 1) // 2
-        self.middle = nn.ModuleList(
-            Stage(wide, wide, embedding, dropout=dropout, attention=attention, heads=heads)
-            for attention in (True, False)
-        )
+        self.middle = nn.ModuleList(build(wide, wide, attention=attention) for attention in (True, False))
         for level, width in reversed(list(enumerate(widths))):
             size = sizes[level]
             for block in range(res_blocks + 1):
@@ -105,7 +117,7 @@ class UNet(nn.Module):
                 wide = width
             if level > 0:
                 self.decoder[f"{size}x{size}_up"] = Upsample(wide)
-        self.norm = group_norm(wide)
+        self.norm = norm(wide)
         self.head = zero(nn.Conv2d(wide, in_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:

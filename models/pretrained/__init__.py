@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.pretrained import score_sde
+from models.pretrained import diffusers, score_sde
 from models.pretrained.files import PretrainedError
 from models.score_model import ScoreModel
 from sde_lib import lookup
 
-FORMATS: dict[str, Callable[..., ScoreModel]] = {"score_sde": score_sde.load}
+FORMATS: dict[str, Callable[..., ScoreModel]] = {
+    "score_sde": score_sde.load,
+    "diffusers": diffusers.load,
+}
 """Name -> (path, config) -> score model."""
 
 __all__ = ["FORMATS", "PretrainedError", "load"]
@@ -26,8 +29,8 @@ def load(path: Path | str, format: str = "auto", *, config: Mapping[str, Any] | 
     """Read a checkpoint of another project.
 
     Args:
-        path: the file.
-        format: a key of ``FORMATS``; "auto" goes by the name: ``.pth`` is score_sde.
+        path: the file, or the folder.
+        format: a key of ``FORMATS``; "auto" goes by the name: a folder is diffusers', ``.pth`` score_sde's.
         config: the settings that the network was trained with, in that project's own names, where its files do not hold
             them.
 
@@ -37,7 +40,7 @@ def load(path: Path | str, format: str = "auto", *, config: Mapping[str, Any] | 
     """
     path = Path(path)
     if format == "auto":
-        if path.suffix != ".pth":
+        if not path.is_dir() and path.suffix != ".pth":
             raise PretrainedError(f"cannot tell the format of {path} by its name; give one of {', '.join(FORMATS)}")
-        format = "score_sde"
+        format = "diffusers" if path.is_dir() else "score_sde"
     return lookup(FORMATS, format, "format")(path, config)
