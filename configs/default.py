@@ -37,12 +37,15 @@ def get_config() -> ConfigDict:
     sde.s = placeholder(float)  # cosine: 0.008
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet, ncsnpp (images), mlp (vectors)
-    model.channels = 128  # unet, ncsnpp: width of the first level
-    model.channel_mult = (1, 2, 2, 2)  # unet, ncsnpp: width of each level, in multiples of channels
-    model.res_blocks = 2  # unet, ncsnpp: residual blocks in each level
-    model.attention_resolutions = (16,)  # unet, ncsnpp: resolutions with self-attention
-    model.heads = 1  # unet: attention heads
+    model.name = "unet"  # unet, ncsnpp, adm (images), mlp (vectors)
+    model.channels = 128  # images: width of the first level
+    model.channel_mult = (1, 2, 2, 2)  # images: width of each level, in multiples of channels
+    model.res_blocks = 2  # images: residual blocks in each level
+    model.attention_resolutions = (16,)  # images: resolutions with self-attention
+    model.heads = 1  # unet, adm: attention heads
+    model.head_channels = placeholder(int)  # adm: channels of a head, in place of heads
+    model.scale_shift = True  # adm: the embedding scales and shifts a normalisation; False: it is added
+    model.resample_in_blocks = False  # adm: resolutions change inside residual blocks
     model.block = "biggan"  # ncsnpp: biggan, ddpm (where the resolution changes)
     model.fir = (1, 3, 3, 1)  # ncsnpp: filter of the resampling; (): nearest and means
     model.skip_rescale = True  # ncsnpp: divide sums by sqrt 2

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from models.adm import ADM
 from models.dequantizer import VariationalDequantizer
 from models.ema import EMA
 from models.mlp import MLP
@@ -9,9 +10,10 @@ from models.ncsnpp import NCSNpp
 from models.score_model import CONDITIONINGS, PRECISIONS, ScoreModel
 from models.unet import UNet
 
-MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "mlp": MLP}
+MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "adm": ADM, "mlp": MLP}
 
 __all__ = [
+    "ADM",
     "CONDITIONINGS",
     "EMA",
     "MLP",

@@ -14,6 +14,7 @@ AT_LEAST: dict[str, float] = {
     "model.res_blocks": 1,
     "model.heads": 1,
     "model.groups": 1,
+    "model.head_channels": 1,
     "model.width": 1,
     "model.blocks": 1,
     "model.dropout": 0,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from models.pretrained import diffusers, score_sde
+from models.pretrained import diffusers, guided, score_sde
 from models.pretrained.files import PretrainedError
 from models.score_model import ScoreModel
 from sde_lib import lookup
@@ -19,6 +19,7 @@ from sde_lib import lookup
 FORMATS: dict[str, Callable[..., ScoreModel]] = {
     "score_sde": score_sde.load,
     "diffusers": diffusers.load,
+    "guided": guided.load,
 }
 """Name -> (path, config) -> score model."""
 

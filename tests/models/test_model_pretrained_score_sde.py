@@ -191,9 +191,9 @@ def test_a_wrong_configuration(tmp_path, section, key, value, message):
 def test_a_format_that_cannot_be_told(tmp_path):
     with pytest.raises(PretrainedError, match="does not hold its configuration; give config="):
         pretrained.load(write(tmp_path / "c.pth", Golden("score_sde_ddpm")))
-    with pytest.raises(PretrainedError, match=r"cannot tell the format of .* by its name; give one of score_sde"):
+    with pytest.raises(PretrainedError, match=r"cannot tell the format of .* by its name; give one of .*score_sde"):
         pretrained.load(tmp_path / "c.bin")
-    with pytest.raises(ValueError, match="unknown format 'scoresde'; choose from 'score_sde'"):
+    with pytest.raises(ValueError, match=r"unknown format 'scoresde'; choose from .*; did you mean 'score_sde'"):
         pretrained.load(tmp_path / "c.pth", format="scoresde")
 
 

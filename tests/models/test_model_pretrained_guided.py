@@ -1,0 +1,104 @@
+"""Checkpoints of guided- and improved-diffusion, written here in their layout; outputs of their own code."""
+
+import pytest
+import torch
+from models_golden import Golden
+
+from models import pretrained
+from models.pretrained import PretrainedError
+from models.pretrained.guided import build_chain, build_network, sources
+from samplers import get_sampler
+
+
+@pytest.fixture(params=["guided_uncond", "improved_uncond"])
+def golden(request):
+    return Golden(request.param)
+
+
+def write(path, tensors):
+    torch.save(tensors, path)
+    return path
+
+
+def test_the_output_is_that_of_the_original(golden, tmp_path):
+    model = pretrained.load(write(tmp_path / "model.pt", golden.tensors), "guided", config=golden.config)
+    with torch.no_grad():
+        out = model.net.outputs(golden.x, golden.labels)
+        half = model.net(golden.x, golden.labels)
+    assert float((out - golden.out).abs().max() / golden.out.abs().max()) < 1e-5
+    assert torch.equal(half, out[:, :3])
+    assert sum(p.numel() for p in model.net.parameters()) == golden.parameters
+    x = get_sampler("dpmpp", steps=3).sample(model.sde, model.requires_grad_(False), (1, 3, 32, 32)).x
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"resblock_updown": True}, {"class_cond": True}, {"num_head_channels": 16}, {"use_scale_shift_norm": False}],
+    ids=str,
+)
+def test_every_option_makes_a_network_that_loads_and_runs(changes, tmp_path):
+    """A file with each tensor that the sources ask for; nothing is left over."""
+    config = Golden("guided_uncond").config | changes
+    net = build_network(config)
+    own = net.state_dict()
+    tensors = {}
+    for name, source in sources(net, new_order=False).items():
+        value = torch.randn_like(own[name]) / 10
+        value = value[:-1] if name.startswith("label.") else value
+        tensors[source.names[0]] = value[..., 0] if "qkv.weight" in name or "attention" in name else value
+        if "proj.weight" in name:
+            tensors[source.names[0]] = value[..., 0]
+    model = pretrained.load(write(tmp_path / "m.pt", tensors), "guided", config=config)
+    y = torch.tensor([3]) if changes.get("class_cond") else None
+    assert model(torch.randn(1, 3, 32, 32), 0.5, y).isfinite().all()
+
+
+def test_the_heads_are_put_in_our_order(tmp_path):
+    """guided-diffusion's older order has q, k and v of each head together; its newer one all q, all k, all v."""
+    golden = Golden("guided_uncond")
+    outs = []
+    for new in (False, True):
+        tensors = dict(golden.tensors)
+        if new:  # the same network, its rows in the newer order
+            for name in [n for n in tensors if ".qkv." in n]:
+                rows = tensors[name]
+                tensors[name] = rows.unflatten(0, (4, 3, 16)).transpose(0, 1).flatten(0, 2)
+        config = golden.config | {"use_new_attention_order": new}
+        model = pretrained.load(write(tmp_path / "m.pt", tensors), "guided", config=config)
+        with torch.no_grad():
+            outs.append(model.net(golden.x, golden.labels))
+    assert torch.equal(*outs)
+
+
+def test_chains_of_any_length_and_the_cosine():
+    assert torch.equal(build_chain("linear", 1000), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    cosine = build_chain("cosine", 4000)
+    kept = torch.cos(torch.tensor((0.5 + 0.008) / 1.008 * torch.pi / 2, dtype=torch.float64)) ** 2
+    start = torch.cos(torch.tensor(0.008 / 1.008 * torch.pi / 2, dtype=torch.float64)) ** 2
+    torch.testing.assert_close((1 - cosine).cumprod(0)[1999], kept / start)
+    assert cosine.max() == 0.999
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noise_schedule": "sqrt"}, "noise_schedule is 'sqrt'; only 'linear' and 'cosine'"),
+        ({"predict_xstart": True}, "predict_xstart and another num_heads_upsample cannot be read"),
+        ({"num_channels": 48}, "makes a tensor of shape"),
+        ({"num_res_blocks": 2}, "lacks the tensor"),
+        ({"learn_sigma": False}, "out.2.weight makes a tensor of shape"),
+        ({"channel_mult": "", "image_size": 48}, "there is no default of channel_mult for image_size 48"),
+        ({"num_heads": 5}, "64 channels cannot be split into 5 attention heads"),
+    ],
+    ids=str,
+)
+def test_a_wrong_configuration(tmp_path, changes, message):
+    golden = Golden("guided_uncond")
+    path = write(tmp_path / "m.pt", golden.tensors)
+    with pytest.raises(PretrainedError, match=message):
+        pretrained.load(path, "guided", config=golden.config | changes)
+    with pytest.raises(PretrainedError, match="does not hold its configuration; give config="):
+        pretrained.load(path, "guided")
+    with pytest.raises(PretrainedError, match="holds other things than tensors"):
+        pretrained.load(write(path, {"step": 3}), "guided", config=golden.config)
