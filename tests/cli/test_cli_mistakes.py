@@ -170,7 +170,7 @@ def test_a_recipe_that_is_not_there(cli, name):
         assert fault.startswith(
             f"--config={name}: there is no file {name.partition(':')[0]}; give a recipe of your own"
         )
-        assert "configs/digits.py, configs/folder.py, configs/toy2d.py" in fault
+        assert "configs/digits.py, configs/folder.py, configs/song_cifar10.py, configs/toy2d.py" in fault
         assert "stored" not in fault
     else:
         assert "File name too long" in fault
