@@ -6,18 +6,27 @@ inside residual blocks, and a second half of the output may interpolate the vari
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import SelfAttention, zero
+from models.layers import ConditionEmbedding, SelfAttention, zero
 from models.resample import Resample
 
 
 def _norm(channels: int) -> nn.GroupNorm:
     """32 groups, as published; below 64 channels a group of one loses what is added to it."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def _waves(c_noise: Tensor, dim: int) -> Tensor:
+    """Cosines and sines at the frequencies 10000^(-k / half), k = 0 .. half - 1; (B,) -> (B, dim)."""
+    half = dim // 2
+    places = torch.arange(half, device=c_noise.device, dtype=torch.float32)
+    angles = c_noise.float().unsqueeze(1) * torch.exp(-math.log(10_000) / half * places)
+    return functional.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2))
 
 
 class ADMBlock(nn.Module):
@@ -121,7 +130,7 @@ class ADM(nn.Module):
             raise ValueError(
                 f"an image of size {image_size} cannot be halved {len(channel_mult) - 1} times; use fewer levels"
             )
-        self.channels, self.in_channels = channels, in_channels
+        self.in_channels = in_channels
         width = 4 * channels
 
         def res(wide_in: int, wide_out: int, resample: str | None = None) -> ADMBlock:
@@ -133,8 +142,7 @@ class ADM(nn.Module):
         def change(direction: str, wide: int) -> nn.Module:
             return res(wide, wide, direction) if resample_in_blocks else Change(direction, wide)
 
-        self.embed = nn.Sequential(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None  # the last is the null label
+        self.embed = ConditionEmbedding(channels, width, num_classes, partial(_waves, dim=channels))
         wide, size = channels * channel_mult[0], image_size
         self.encoder = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, wide, 3, padding=1)])])
         skips = [wide]
@@ -175,7 +183,7 @@ class ADM(nn.Module):
 
     def outputs(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
         """All outputs: F, and the interpolation of the variance where it is learned."""
-        embedding = self._embed(c_noise, y)
+        embedding = self.embed(c_noise, y)
         skips = []
         for parts in self.encoder:
             x = _run(parts, x, embedding)
@@ -184,20 +192,6 @@ class ADM(nn.Module):
         for parts in self.decoder:
             x = _run(parts, torch.cat([x, skips.pop()], 1), embedding)
         return self.head(functional.silu(self.norm(x)))
-
-    def _embed(self, c_noise: Tensor, y: Tensor | None) -> Tensor:
-        """Cosines and sines at frequencies 10000^(-k / half), k = 0 .. half - 1, through an MLP; plus the class."""
-        half = self.channels // 2
-        places = torch.arange(half, device=c_noise.device, dtype=torch.float32)
-        angles = c_noise.float()[:, None] * torch.exp(-math.log(10_000) / half * places)
-        waves = functional.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, self.channels % 2))
-        embedding = self.embed(waves.to(self.embed[0].weight.dtype))
-        if self.label is None:
-            if y is not None:
-                raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
-            return embedding
-        y = torch.full(c_noise.shape, self.label.num_embeddings - 1, device=c_noise.device) if y is None else y
-        return embedding + self.label(y)
 
 
 def _run(parts: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,17 +43,20 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 class ConditionEmbedding(nn.Module):
-    """What every block is told: an MLP of the sinusoidal noise embedding, plus a learned vector for the class.
+    """What every block is told: an MLP of an embedding of the noise level, plus a learned vector for the class.
 
     Args:
-        dim: width of the sinusoidal embedding.
+        dim: width of the embedding of the noise level.
         out_dim: width of the result.
         num_classes: classes 0 .. num_classes - 1; index num_classes is the null label, used when none is given.
+        waves: the embedding, (B,) -> (B, dim); None for the sinusoidal one.
     """
 
-    def __init__(self, dim: int, out_dim: int, num_classes: int = 0) -> None:
+    def __init__(
+        self, dim: int, out_dim: int, num_classes: int = 0, waves: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.dim = dim
+        self.waves = waves or partial(sinusoidal_embedding, dim=dim)
         self.num_classes = num_classes
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
         self.label = nn.Embedding(num_classes + 1, out_dim) if num_classes else None
@@ -63,7 +67,7 @@ class ConditionEmbedding(nn.Module):
         Raises:
             ValueError: labels for a network without classes.
         """
-        embedding = self.mlp(sinusoidal_embedding(c_noise, self.dim).to(self.mlp[0].weight.dtype))
+        embedding = self.mlp(self.waves(c_noise).to(self.mlp[0].weight.dtype))
         if self.label is None:
             if y is not None:
                 raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
@@ -73,10 +77,16 @@ class ConditionEmbedding(nn.Module):
         return embedding + self.label(y)
 
 
+def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
+    """X + h, over sqrt 2 where the sum is to keep the variance of its parts (arXiv 1912.04958)."""
+    return (x + h) / math.sqrt(2) if rescale else x + h
+
+
 class ResidualBlock(nn.Module):
     """x + conv(drop(act(norm(conv(act(norm(x))) + embedding)))), DDPM's block (arXiv 2006.11239, appendix B).
 
-    The second convolution starts at zero, so a new block is the identity (or its 1x1 projection).
+    With ``resample`` it is BigGAN's (arXiv 1809.11096), which changes the resolution on both branches. The second
+    convolution starts at zero, so a new block is its shortcut: the identity or a 1x1 projection.
 
     Args:
         in_channels: channels of the input.
@@ -84,27 +94,39 @@ class ResidualBlock(nn.Module):
         embedding: width of the condition embedding.
         dropout: probability.
         norm: its normalisation.
+        rescale: divide the sum by sqrt 2.
+        resample: doubles or halves the resolution; None keeps it.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, embedding: int, dropout: float, norm: Norm = group_norm
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        dropout: float,
+        norm: Norm = group_norm,
+        *,
+        rescale: bool = False,
+        resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.rescale = rescale
+        self.resample = resample or nn.Identity()
         self.norm1 = norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.modulate = nn.Linear(embedding, out_channels)
         self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        same = in_channels == out_channels
+        same = in_channels == out_channels and resample is None
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H, W)."""
-        h = self.conv1(functional.silu(self.norm1(x)))
+        """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
+        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
         h = h + self.modulate(functional.silu(embedding)).unflatten(1, (-1, 1, 1))
         h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
-        return self.shortcut(x) + h
+        return add(self.shortcut(self.resample(x)), h, self.rescale)
 
 
 class SelfAttention(nn.Module):
@@ -114,10 +136,12 @@ class SelfAttention(nn.Module):
         channels: width, divisible by ``heads``.
         heads: number of attention heads.
         norm: its normalisation.
+        rescale: divide the sum by sqrt 2.
     """
 
-    def __init__(self, channels: int, heads: int = 1, norm: Norm = group_norm) -> None:
+    def __init__(self, channels: int, heads: int = 1, norm: Norm = group_norm, rescale: bool = False) -> None:
         super().__init__()
+        self.rescale = rescale
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be split into {heads} attention heads; choose a divisor")
         self.heads = heads
@@ -130,7 +154,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
         q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)  # (B, heads, HW, C / heads)
         h = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(h.transpose(2, 3).reshape(x.shape))
+        return add(x, self.proj(h.transpose(2, 3).reshape(x.shape)), self.rescale)
 
 
 class Downsample(nn.Module):

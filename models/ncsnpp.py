@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import sinusoidal_embedding, zero
-from models.ncsnpp_layers import Attention, ConvUp, FourierEmbedding, ResBlock, add, conv_down
+from models.layers import ConditionEmbedding, ResidualBlock, SelfAttention, add, zero
+from models.ncsnpp_layers import ConvUp, FourierEmbedding, conv_down
 from models.resample import Resample
 from sde_lib import lookup, match_dims
 
@@ -112,13 +112,11 @@ class NCSNpp(nn.Module):
         def norm(count: int) -> nn.GroupNorm:
             return nn.GroupNorm(groups or min(count // 4, 32), count, eps=1e-6)
 
-        res = partial(ResBlock, embedding=width, norm=norm, dropout=dropout, rescale=skip_rescale)
-        attention = partial(Attention, norm=norm, rescale=skip_rescale)
-        self.fourier = FourierEmbedding(channels, fourier_scale) if embedding == "fourier" else None
-        self.embed = nn.Sequential(
-            nn.Linear(channels * (2 if self.fourier is not None else 1), width), nn.SiLU(), nn.Linear(width, width)
-        )
-        self.label = nn.Embedding(num_classes + 1, width) if num_classes else None  # the last is the null label
+        res = partial(ResidualBlock, embedding=width, norm=norm, dropout=dropout, rescale=skip_rescale)
+        attention = partial(SelfAttention, norm=norm, rescale=skip_rescale)
+        fourier = embedding == "fourier"
+        waves = FourierEmbedding(channels, fourier_scale) if fourier else None
+        self.embed = ConditionEmbedding(channels * (2 if fourier else 1), width, num_classes, waves)
         self.image_down, self.image_up = Resample("down", fir), Resample("up", fir)
 
         self.encoder = nn.ModuleDict({"stem": nn.Conv2d(in_channels, channels, 3, padding=1)})
@@ -132,7 +130,7 @@ class NCSNpp(nn.Module):
                 skips.append(wide)
             if level < levels - 1:
                 self.encoder[f"{level}_down"] = (
-                    conv_down(wide, wide, fir) if block == "ddpm" else res(wide, wide, resample="down", kernel=fir)
+                    conv_down(wide, wide, fir) if block == "ddpm" else res(wide, wide, resample=Resample("down", fir))
                 )
                 if progressive_input == "skip":
                     self.encoder[f"{level}_pyramid"] = nn.Conv2d(pyramid, wide, 1)
@@ -162,7 +160,7 @@ class NCSNpp(nn.Module):
             pyramid = wide  # of the features, where the output grows
             if level > 0:
                 self.decoder[f"{level}_up"] = (
-                    ConvUp(wide, wide, fir) if block == "ddpm" else res(wide, wide, resample="up", kernel=fir)
+                    ConvUp(wide, wide, fir) if block == "ddpm" else res(wide, wide, resample=Resample("up", fir))
                 )
                 size *= 2
         if progressive != "skip":
@@ -177,7 +175,7 @@ class NCSNpp(nn.Module):
             c_noise: noise levels (B,); see ``EMBEDDINGS``.
             y: class labels (B,), int64; None for the null label.
         """
-        embedding = self._embed(c_noise, y)
+        embedding = self.embed(c_noise, y)
         x = x if self.centered else 2 * x - 1
         h, skips = self._encode(x, embedding)
         first, attention, second = self.middle
@@ -185,17 +183,6 @@ class NCSNpp(nn.Module):
         if self.scale_by_sigma:
             out = out / match_dims(c_noise.exp(), out)
         return out
-
-    def _embed(self, c_noise: Tensor, y: Tensor | None) -> Tensor:
-        """(B, 4 channels)."""
-        waves = sinusoidal_embedding(c_noise, self.channels) if self.fourier is None else self.fourier(c_noise)
-        embedding = self.embed(waves.to(self.embed[0].weight.dtype))
-        if self.label is None:
-            if y is not None:
-                raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
-            return embedding
-        y = torch.full(c_noise.shape, self.label.num_embeddings - 1, device=c_noise.device) if y is None else y
-        return embedding + self.label(y)
 
     def _encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features of the last level, and those of all places for the decoder."""
@@ -211,7 +198,7 @@ class NCSNpp(nn.Module):
             if level == self.levels - 1:
                 return h, skips
             down = layers[f"{level}_down"]
-            h = down(h, embedding) if isinstance(down, ResBlock) else down(h)
+            h = down(h, embedding) if isinstance(down, ResidualBlock) else down(h)
             if self.progressive_input == "skip":
                 pyramid = self.image_down(pyramid)
                 joined = layers[f"{level}_pyramid"](pyramid)
@@ -235,5 +222,5 @@ class NCSNpp(nn.Module):
                 h = pyramid = add(layers[f"{level}_pyramid"](pyramid), h, self.skip_rescale)
             if level > 0:
                 up = layers[f"{level}_up"]
-                h = up(h, embedding) if isinstance(up, ResBlock) else up(h)
+                h = up(h, embedding) if isinstance(up, ResidualBlock) else up(h)
         return pyramid if self.progressive == "skip" else self.head(functional.silu(self.norm(h)))

@@ -1,4 +1,4 @@
-"""Blocks of NCSN++ and DDPM++ (arXiv 2011.13456, appendix H): residual blocks of DDPM and of BigGAN, resampling."""
+"""What NCSN++ has beside DDPM (arXiv 2011.13456, appendix H): Fourier embedding, and learned resampling."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import Norm, zero
 from models.resample import FIRDownConv, Resample
-
-
-def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
-    """X + h, over sqrt 2 where the sum is to keep the variance of its parts (arXiv 1912.04958)."""
-    return (x + h) / math.sqrt(2) if rescale else x + h
 
 
 class FourierEmbedding(nn.Module):
@@ -27,71 +21,6 @@ class FourierEmbedding(nn.Module):
         """(B,) -> (B, 2 dim)."""
         angles = 2 * math.pi * c_noise[:, None].to(self.frequencies) * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-class ResBlock(nn.Module):
-    """shortcut(x) + conv(drop(act(norm(conv(resample(act(norm(x)))) + embedding)))).
-
-    DDPM's block (arXiv 2006.11239) changes no resolution; BigGAN's (arXiv 1809.11096) may, on both its branches.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        embedding: width of the condition embedding.
-        norm: its normalisation.
-        dropout: probability.
-        rescale: divide the sum by sqrt 2.
-        resample: "up", "down" or None.
-        kernel: FIR filter of the resampling; None for nearest and means.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        embedding: int,
-        *,
-        norm: Norm,
-        dropout: float = 0.0,
-        rescale: bool = False,
-        resample: str | None = None,
-        kernel: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.rescale = rescale
-        self.resample = nn.Identity() if resample is None else Resample(resample, kernel)
-        self.norm1 = norm(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.modulate = nn.Linear(embedding, out_channels)
-        self.norm2 = norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        same = in_channels == out_channels and resample is None
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
-        h = h + self.modulate(functional.silu(embedding))[:, :, None, None]
-        h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
-        return add(self.shortcut(self.resample(x)), h, self.rescale)
-
-
-class Attention(nn.Module):
-    """x + proj(attention(norm(x))) over the pixels, with one head."""
-
-    def __init__(self, channels: int, *, norm: Norm, rescale: bool = False) -> None:
-        super().__init__()
-        self.rescale = rescale
-        self.norm = norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = zero(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)  # (B, HW, C)
-        h = functional.scaled_dot_product_attention(q, k, v)
-        return add(x, self.proj(h.transpose(1, 2).reshape(x.shape)), self.rescale)
 
 
 class ConvDown(nn.Module):

@@ -18,8 +18,8 @@ from models.score_model import ScoreModel
 from sde_lib import VPSDE
 
 NAMES = (
-    (r"^embed\.", "time_embed."),
-    (r"^label\.", "label_emb."),
+    (r"^embed\.mlp\.", "time_embed."),
+    (r"^embed\.label\.", "label_emb."),
     (r"^encoder\.", "input_blocks."),
     (r"^middle\.", "middle_block."),
     (r"^decoder\.", "output_blocks."),
@@ -113,7 +113,7 @@ def sources(net: ADM, new_order: bool) -> dict[str, Source]:
         for own, other in NAMES:
             theirs = re.sub(own, other, theirs)
         found[name] = one(theirs)
-        if name.startswith("label."):
+        if name.startswith("embed.label."):
             found[name] = Source((theirs,), lambda value: torch.cat([value, value.new_zeros(1, value.shape[1])]))
         elif owner in heads and ".norm." not in name:
             by_head = heads[owner] if ".qkv." in name and not new_order else 1

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.layers import ResidualBlock, SelfAttention
 from models.ncsnpp import NCSNpp
-from models.ncsnpp_layers import Attention, FourierEmbedding, ResBlock
+from models.ncsnpp_layers import FourierEmbedding
 from models.pretrained.files import PretrainedError, Source, fill, one, read_torch
 from models.score_model import ScoreModel
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
@@ -133,10 +134,10 @@ def averaged(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 def units(net: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
     """The parts that the project numbers, in its order, with their names in our network."""
-    if net.fourier is not None:
-        yield "fourier", net.fourier
-    yield "embed.0", net.embed[0]
-    yield "embed.2", net.embed[2]
+    if isinstance(net.embed.waves, FourierEmbedding):
+        yield "embed.waves", net.embed.waves
+    yield "embed.mlp.0", net.embed.mlp[0]
+    yield "embed.mlp.2", net.embed.mlp[2]
     for room in ("encoder", "middle", "decoder"):
         for name, part in getattr(net, room).named_children():
             yield f"{room}.{name}", part
@@ -152,9 +153,9 @@ def sources(net: NCSNpp) -> dict[str, Source]:
         theirs = f"all_modules.{number}"
         if isinstance(part, FourierEmbedding):
             found[f"{name}.frequencies"] = one(f"{theirs}.W")
-        elif isinstance(part, ResBlock):
+        elif isinstance(part, ResidualBlock):
             found |= _res_block(name, theirs, part, net.block)
-        elif isinstance(part, Attention):
+        elif isinstance(part, SelfAttention):
             found |= _attention(name, theirs)
         else:
             conv = "Conv_0" if not _filtered(part) else "Conv2d_0"
@@ -172,7 +173,7 @@ def _filtered(part: nn.Module) -> bool:
     return getattr(getattr(part, "resample", part), "taps", None) is not None
 
 
-def _res_block(name: str, theirs: str, part: ResBlock, block: str) -> dict[str, Source]:
+def _res_block(name: str, theirs: str, part: ResidualBlock, block: str) -> dict[str, Source]:
     found = {
         f"{name}.{own}.{kind}": one(f"{theirs}.{other}.{kind}")
         for other, own in RES_BLOCK.items()

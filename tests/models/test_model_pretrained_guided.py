@@ -45,7 +45,7 @@ def test_every_option_makes_a_network_that_loads_and_runs(changes, tmp_path):
     tensors = {}
     for name, source in sources(net, new_order=False).items():
         value = torch.randn_like(own[name]) / 10
-        value = value[:-1] if name.startswith("label.") else value
+        value = value[:-1] if name.startswith("embed.label.") else value
         tensors[source.names[0]] = value[..., 0] if "qkv.weight" in name or "attention" in name else value
         if "proj.weight" in name:
             tensors[source.names[0]] = value[..., 0]
