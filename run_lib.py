@@ -4,6 +4,8 @@ python run_lib.py --mode=train                                   train, sample a
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
 python run_lib.py --mode=interpolate
+python run_lib.py --mode=import --source=ddpm-cifar10-32         a run of published weights
+python run_lib.py --mode=export                                  the trained run for diffusers, and as one file
 python run_lib.py --mode=train --config=configs/celeba64.py --config.data.root=FOLDER --workdir=runs/faces
 """
 
@@ -22,13 +24,15 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import default
-from modes import MODES, Run, dry_run
+from modes import FORMATS, MODES, Run, dry_run, read_source
 from samplers import SAMPLERS
 from sde_lib import lookup
 from training import RunFolder, builders, settings
 
 HOME = Path(__file__).resolve().parent
 DEFAULT_RECIPE = "configs/digits.py"
+WITHOUT_DATA = ("configs/default.py", "--config.data.name=none")
+"""What weights of another project start from."""
 PROCESSES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 """What torchrun tells each process, and what one alone assumes."""
 FLAGS = flags.FLAGS
@@ -37,6 +41,9 @@ flags.DEFINE_enum("mode", None, list(MODES), "What to do with the run.")
 flags.DEFINE_string("workdir", None, "Run folder. Default: runs/NAME for configs/NAME.py, or that of --checkpoint.")
 flags.DEFINE_string("sampler", None, f"Sampler, in place of config.sampling.sampler: {', '.join(SAMPLERS)}.")
 flags.DEFINE_string("checkpoint", None, "Checkpoint folder to use. Default: the newest of the run.")
+flags.DEFINE_string("source", None, "Weights of another project, for --mode=import: a file, or a folder of diffusers.")
+flags.DEFINE_string("source_format", "auto", f"Their format: auto, {', '.join(FORMATS)}.")
+flags.DEFINE_string("source_config", None, "Their settings, where the file has none: a published name, or a JSON file.")
 flags.DEFINE_bool("dry_run", False, "Print the resolved configuration, parameter count and memory estimate, and leave.")
 flags.DEFINE_bool("traceback", False, "On an error, show where it arose.")
 config_flags.DEFINE_config_file(
@@ -73,13 +80,18 @@ def build_run(config: ConfigDict) -> Run:
     if FLAGS.sampler is not None:
         config.sampling.sampler = FLAGS.sampler
     documented = default.get_config()
+    source = None
+    if FLAGS.mode == "import":
+        source, config = read_source(config, FLAGS.source, FLAGS.source_format, FLAGS.source_config)
+    elif FLAGS.source is not None:
+        raise ValueError(f"--source is for --mode=import; --mode={FLAGS.mode} works on a run folder, --workdir")
     settings.check(config.to_dict(), documented.to_dict())
     folder = RunFolder(run_path(), config.training.keep_checkpoints)
     if world_size > 1 and config.device in ("auto", "cuda") and torch.cuda.is_available():
         config.device = f"cuda:{local % torch.cuda.device_count()}"
     experiment = builders.build_experiment(config)
     place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
-    return Run(config, documented, folder, experiment, FLAGS.checkpoint, place, rank, world_size)
+    return Run(config, documented, folder, experiment, FLAGS.checkpoint, place, rank, world_size, source)
 
 
 def processes() -> tuple[int, int, int]:
@@ -114,6 +126,9 @@ def with_recipe(argv: Sequence[str]) -> list[str]:
     others = [arg for arg in rest if not arg.startswith("--config=")]
     if given:
         recipe = _existing(given[-1].removeprefix("--config="))
+    elif "--mode=import" in others:
+        recipe, without = _existing(WITHOUT_DATA[0]), WITHOUT_DATA[1]
+        others = [without, *others]
     else:
         flag = {
             name: arg.partition("=")[2]
@@ -131,8 +146,8 @@ def _joined(argv: Sequence[str]) -> list[str]:
     joined: list[str] = []
     items = iter(argv)
     for item in items:
-        item = re.sub(r"^--?(?=(config|workdir|checkpoint)(=|$))", "--", item)
-        value = next(items, None) if item in ("--config", "--workdir", "--checkpoint") else None
+        item = re.sub(r"^--?(?=(config|mode|workdir|checkpoint)(=|$))", "--", item)
+        value = next(items, None) if item in ("--config", "--mode", "--workdir", "--checkpoint") else None
         joined.append(item if value is None else f"{item}={value}")
     return joined
 
@@ -163,7 +178,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = FLAGS(argv)
     except (flags.Error, ValueError, TypeError) as error:
         fail(str(error), status=2)
-    for name in ("workdir", "checkpoint"):
+    for name in ("workdir", "checkpoint", "source"):
         if FLAGS[name].value == "":
             fail(f"--{name}= is empty; give a folder, or leave it out", status=2)
     if FLAGS.mode is None:
@@ -193,10 +208,13 @@ def _fault(error: Exception) -> str:
 
 
 def run_path() -> Path:
-    """The run folder: --workdir, that of --checkpoint, or runs/ and the recipe's name."""
+    """The run folder: --workdir, that of --checkpoint, or runs/ and the name of the recipe, or of what is imported."""
     named = named_folder(FLAGS.workdir, FLAGS.checkpoint)
     if named is not None:
         return named
+    if FLAGS.mode == "import":
+        source = Path(FLAGS.source).expanduser().absolute()
+        return Path("runs") / (source.parent.name if source.stem.startswith("checkpoint") else source.stem)
     recipe = config_flags.get_config_filename(FLAGS["config"])
     file, _, argument = recipe.partition(":")
     return Path(argument).parent if Path(file).stem == "stored" else default_path(recipe)

@@ -15,14 +15,18 @@ def get_config() -> ConfigDict:
     config.threads = 0  # CPU threads of one operation; 0: torch's choice, a thread for each core
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # digits, toy, folder, celeba, cifar10
+    data.name = "digits"  # digits, toy, folder, celeba, cifar10; none: no data at hand (sampling only)
     data.root = ""  # folder of the files (folder, celeba, cifar10)
-    data.image_size = 64  # pixels (folder, celeba)
-    data.channels = 3  # 1 or 3 (folder)
+    data.image_size = 64  # pixels (folder, celeba, none)
+    data.channels = 3  # 1 or 3 (folder, none)
     data.crop = "center"  # center, none; celeba140, celeba128 (folder, celeba)
     data.holdout = 0.1  # share of the images kept for likelihood (folder)
     data.distribution = "checkerboard"  # checkerboard, moons, rings, swissroll, gaussians (toy)
     data.size = 20_000  # points (toy)
+    data.low = -1.0  # model value of the darkest level (images)
+    data.high = 1.0  # model value of the brightest level (images)
+    data.levels = 256  # of a pixel (none)
+    data.classes = 0  # number of class labels (none)
     data.random_flip = False  # mirror training images left to right
     data.dequantize = True  # train on levels made uniform in their bin: for likelihood; False: for looks
     data.workers = 0  # threads that decode images in the background
@@ -37,13 +41,13 @@ def get_config() -> ConfigDict:
     sde.s = placeholder(float)  # cosine: 0.008
 
     config.model = model = ConfigDict()
-    model.name = "unet"  # unet, ncsnpp, adm (images), mlp (vectors)
-    model.channels = 128  # images: width of the first level
-    model.channel_mult = (1, 2, 2, 2)  # images: width of each level, in multiples of channels
-    model.res_blocks = 2  # images: residual blocks in each level
-    model.attention_resolutions = (16,)  # images: resolutions with self-attention
-    model.heads = 1  # unet, adm: attention heads
-    model.head_channels = placeholder(int)  # adm: channels of a head, in place of heads
+    model.name = "unet"  # unet, ncsnpp, adm, dit (images), mlp (vectors)
+    model.channels = 128  # images: width of the first level; dit: of a token, a multiple of 4
+    model.channel_mult = (1, 2, 2, 2)  # unet, ncsnpp, adm: width of each level, in multiples of channels
+    model.res_blocks = 2  # unet, ncsnpp, adm: residual blocks in each level
+    model.attention_resolutions = (16,)  # unet, ncsnpp, adm: resolutions with self-attention
+    model.heads = 1  # unet, adm, dit: attention heads
+    model.head_channels = placeholder(int)  # unet, adm: channels of a head, in place of heads
     model.scale_shift = True  # adm: the embedding scales and shifts a normalisation; False: it is added
     model.resample_in_blocks = False  # adm: resolutions change inside residual blocks
     model.block = "biggan"  # ncsnpp: biggan, ddpm (where the resolution changes)
@@ -52,17 +56,29 @@ def get_config() -> ConfigDict:
     model.progressive = "none"  # ncsnpp: growing of the output; none, skip, residual
     model.progressive_input = "none"  # ncsnpp: of the input, likewise
     model.combine = "sum"  # ncsnpp: how a skip input joins; sum, cat
-    model.embedding = "positional"  # ncsnpp: positional, fourier (with conditioning log_sigma)
+    model.embedding = "positional"  # unet: or cosines_first, steps; ncsnpp: or fourier (conditioning log_sigma)
+    model.embedding_steps = 1000  # unet: length of the chain whose steps have learned rows (embedding steps)
     model.fourier_scale = 16.0  # ncsnpp: standard deviation of the frequencies
-    model.groups = placeholder(int)  # ncsnpp: of the normalisations; None: a quarter of the channels, at most 32
+    model.groups = placeholder(int)  # unet, ncsnpp: of the normalisations; None: channels / 4, at most 32
+    model.norm_eps = 1e-6  # unet: added to the variances there
+    model.downsample_padding = 1  # unet: 1, or 0 for below and on the right only
+    model.learned_variance = False  # adm, dit: more outputs, for the variance of a chain; samplers leave them aside
     model.centered = True  # ncsnpp: the data are on [-1, 1]; False: on [0, 1]
     model.scale_by_sigma = False  # ncsnpp: divide the output by sigma (VE, with prediction score)
+    model.patch_size = 2  # dit: side of a patch in pixels, a divisor of the image's sides
+    model.depth = 12  # dit: number of blocks
+    model.mlp_ratio = 4  # dit: hidden width of a block's MLP, in multiples of channels
     model.width = 128  # mlp: hidden width
     model.blocks = 3  # mlp: residual blocks
     model.dropout = 0.1  # probability, in every residual block
     model.conditional = False  # tell the network the class label
     model.prediction = "eps"  # eps, score, x0, v, edm
-    model.conditioning = "time"  # time, time_left, log_snr, log_sigma
+    model.conditioning = "time"  # time, time_left, log_snr, log_sigma, chain
+    model.chain = "linear"  # conditioning chain: linear, scaled_linear, sigmoid, cosine
+    model.chain_steps = 1000  # conditioning chain: its length
+    model.chain_first = placeholder(float)  # conditioning chain: its first beta; None: 0.1 / chain_steps
+    model.chain_last = placeholder(float)  # conditioning chain: its last beta; None: 20 / chain_steps
+    model.chain_scale = 1.0  # conditioning chain: what a step is multiplied with
     model.sigma_data = 0.5  # standard deviation of the data in model units (prediction edm)
     model.precision = "auto"  # float32, bfloat16; auto: bfloat16 where the hardware has it
 

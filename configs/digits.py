@@ -20,7 +20,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.model.attention_resolutions = (4,)
     config.model.prediction = "edm"
     config.model.conditioning = "log_snr"
-    config.model.sigma_data = 0.75
+    config.model.sigma_data = 1.0  # above theirs, 0.75: then other projects can run the network (--mode=export)
 
     config.training.steps = 2200
     config.training.batch_size = 32

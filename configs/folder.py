@@ -17,6 +17,7 @@ def get_config(root: str = "images") -> ConfigDict:
     config.data.workers = 2
     config.model.prediction = "edm"
     config.model.conditioning = "log_snr"
+    config.model.sigma_data = 1.0  # above theirs, about 0.5: then other projects can run the network (--mode=export)
     config.training.time_law = "logistic"
     config.training.steps = 200_000
     config.training.batch_size = 32

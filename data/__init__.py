@@ -11,6 +11,7 @@ from data.dequantization import Dequantized, Dequantizer, TruncatedNormalDequant
 from data.digits import Digits
 from data.folder import ImageFolder
 from data.loader import batch_indices, eval_batches, prepare, train_batches
+from data.none import NoData
 from data.quantizer import Quantizer
 from data.randomness import derive_seed, make_generator
 from data.toy import Toy
@@ -42,6 +43,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "folder": ImageFolder,
     "celeba": CelebA,
     "cifar10": CIFAR10,
+    "none": NoData,
 }
 
 
@@ -69,7 +71,7 @@ def get_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
         FileNotFoundError: the data are not where ``root`` says.
     """
     accepted = dataset_options(name)
-    listing = f"{name!r} takes {', '.join(accepted) or 'no options'}"
+    listing = f"{name!r} takes {', '.join(accepted)}"
     unknown = [option for option in options if option not in accepted]
     if unknown:
         raise TypeError(f"unknown option {', '.join(unknown)} for data set {name!r}; {listing}")

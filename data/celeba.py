@@ -40,6 +40,8 @@ class CelebA(ImageFiles):
         root: the folder that holds ``img_align_celeba``, or its parent if the folder is called ``celeba``.
         image_size: side of the square images, in pixels.
         crop: a key of ``data.images.CROPS``: "celeba140" as in score-SDE, "celeba128" as in DDIM, ...
+        low: model value of level 0.
+        high: model value of level 255.
 
     Raises:
         FileNotFoundError: the images, or some that the partition file lists, are missing.
@@ -47,7 +49,14 @@ class CelebA(ImageFiles):
     """
 
     def __init__(
-        self, split: str = "train", *, root: str | Path, image_size: int = 64, crop: str = "celeba140"
+        self,
+        split: str = "train",
+        *,
+        root: str | Path,
+        image_size: int = 64,
+        crop: str = "celeba140",
+        low: float = -1.0,
+        high: float = 1.0,
     ) -> None:
         part = lookup(PARTS, split, "split of celeba")
         base = Path(root).expanduser()
@@ -60,7 +69,7 @@ class CelebA(ImageFiles):
             _check_complete(files, on_disk, folder, split)
         if not files:
             raise ValueError(f"the {split} split of CelebA under {folder} is empty: none of its images are there")
-        super().__init__("celeba", folder, files, image_size=image_size, channels=3, crop=crop)
+        super().__init__("celeba", folder, files, image_size=image_size, channels=3, crop=crop, low=low, high=high)
         self._attribute_file = _find_table(base, "list_attr_celeba")
 
     @property

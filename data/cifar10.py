@@ -19,13 +19,16 @@ class CIFAR10(TensorDataset):
     Args:
         split: "train" or "test".
         root: the folder that holds ``cifar-10-batches-py``.
+        low: model value of level 0.
+        high: model value of level 255.
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: unknown split, or files are damaged (their checksums are verified before they are read).
+        ValueError: unknown split, ``low`` and ``high`` make no range, or files are damaged (their checksums are
+            verified before they are read).
     """
 
-    def __init__(self, split: str = "train", *, root: str | Path) -> None:
+    def __init__(self, split: str = "train", *, root: str | Path, low: float = -1.0, high: float = 1.0) -> None:
         from torchvision.datasets import CIFAR10 as Source  # here, because it takes a second to import
 
         root = Path(root).expanduser()
@@ -44,7 +47,7 @@ class CIFAR10(TensorDataset):
             "cifar10",
             torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(),
             torch.tensor(source.targets, dtype=torch.int64),
-            quantizer=Quantizer(),
+            quantizer=Quantizer(low=low, high=high),
             num_classes=10,
         )
 

@@ -19,12 +19,14 @@ class Digits(TensorDataset):
 
     Args:
         split: "train" or "test"; the split is fixed, and stratified by class.
+        low: model value of level 0.
+        high: model value of level 16.
 
     Raises:
-        ValueError: unknown split.
+        ValueError: unknown split, or ``low`` and ``high`` make no range.
     """
 
-    def __init__(self, split: str = "train") -> None:
+    def __init__(self, split: str = "train", *, low: float = -1.0, high: float = 1.0) -> None:
         from sklearn.datasets import load_digits  # here, because it takes a second to import
 
         source = load_digits()
@@ -33,7 +35,7 @@ class Digits(TensorDataset):
             "digits",
             torch.from_numpy(source.images[chosen].astype(np.uint8)).unsqueeze(1),
             torch.from_numpy(source.target[chosen].astype(np.int64)),
-            quantizer=Quantizer(levels=17),
+            quantizer=Quantizer(17, low, high),
             num_classes=10,
         )
 

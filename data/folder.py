@@ -31,6 +31,8 @@ class ImageFolder(ImageFiles):
         crop: a key of ``data.images.CROPS``.
         holdout: expected fraction of held-out images, in [0, 1). From two images on, and unless it is 0, both splits
             hold at least one.
+        low: model value of level 0.
+        high: model value of level 255.
 
     Raises:
         FileNotFoundError: ``root`` is no folder, or holds no images.
@@ -46,6 +48,8 @@ class ImageFolder(ImageFiles):
         channels: int = 3,
         crop: str = "center",
         holdout: float = 0.1,
+        low: float = -1.0,
+        high: float = 1.0,
     ) -> None:
         root = Path(root).expanduser()
         found = find_images(root)
@@ -68,6 +72,8 @@ class ImageFolder(ImageFiles):
             image_size=image_size,
             channels=channels,
             crop=crop,
+            low=low,
+            high=high,
         )
 
 

@@ -23,9 +23,11 @@ class ImageFiles(Dataset):
         image_size: side of the square images, in pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: a key of ``data.images.CROPS``.
+        low: model value of level 0.
+        high: model value of level 255.
 
     Raises:
-        ValueError: ``channels``, ``crop`` or ``image_size`` is not accepted.
+        ValueError: ``channels``, ``crop``, ``image_size``, or ``low`` and ``high`` are not accepted.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class ImageFiles(Dataset):
         image_size: int,
         channels: int,
         crop: str,
+        low: float,
+        high: float,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
@@ -46,7 +50,7 @@ class ImageFiles(Dataset):
         self.root = root
         self.files = list(files)
         self.shape = (channels, image_size, image_size)
-        self.quantizer = Quantizer()
+        self.quantizer = Quantizer(low=low, high=high)
         self.num_classes = num_classes
         self._labels = labels
         self._transform = make_transform(crop, image_size)

@@ -1,16 +1,15 @@
 """Networks, and the one wrapper that makes a score of them."""
 
-from torch import nn
-
 from models.adm import ADM
 from models.dequantizer import VariationalDequantizer
+from models.description import Description
+from models.dit import DiT
 from models.ema import EMA
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
+from models.networks import MODELS
 from models.score_model import CONDITIONINGS, PRECISIONS, ScoreModel
 from models.unet import UNet
-
-MODELS: dict[str, type[nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "adm": ADM, "mlp": MLP}
 
 __all__ = [
     "ADM",
@@ -19,6 +18,8 @@ __all__ = [
     "MLP",
     "MODELS",
     "PRECISIONS",
+    "Description",
+    "DiT",
     "NCSNpp",
     "ScoreModel",
     "UNet",

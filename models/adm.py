@@ -12,21 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, SelfAttention, zero
+from models.layers import ConditionEmbedding, SelfAttention, sinusoidal_embedding, zero
 from models.resample import Resample
 
 
 def _norm(channels: int) -> nn.GroupNorm:
     """32 groups, as published; below 64 channels a group of one loses what is added to it."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-def _waves(c_noise: Tensor, dim: int) -> Tensor:
-    """Cosines and sines at the frequencies 10000^(-k / half), k = 0 .. half - 1; (B,) -> (B, dim)."""
-    half = dim // 2
-    places = torch.arange(half, device=c_noise.device, dtype=torch.float32)
-    angles = c_noise.float().unsqueeze(1) * torch.exp(-math.log(10_000) / half * places)
-    return functional.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2))
 
 
 class ADMBlock(nn.Module):
@@ -114,7 +106,7 @@ class ADM(nn.Module):
         image_size: int = 64,
         *,
         channels: int = 192,
-        channel_mult: Sequence[int] = (1, 2, 3, 4),
+        channel_mult: Sequence[float] = (1, 2, 3, 4),
         res_blocks: int = 3,
         attention_resolutions: Sequence[int] = (32, 16, 8),
         heads: int = 4,
@@ -131,38 +123,42 @@ class ADM(nn.Module):
                 f"an image of size {image_size} cannot be halved {len(channel_mult) - 1} times; use fewer levels"
             )
         self.in_channels = in_channels
-        width = 4 * channels
+        wide_embedding = 4 * channels
 
         def res(wide_in: int, wide_out: int, resample: str | None = None) -> ADMBlock:
-            return ADMBlock(wide_in, wide_out, width, dropout=dropout, scale_shift=scale_shift, resample=resample)
+            return ADMBlock(
+                wide_in, wide_out, wide_embedding, dropout=dropout, scale_shift=scale_shift, resample=resample
+            )
 
         def attention(wide: int) -> SelfAttention:
-            return SelfAttention(wide, wide // head_channels if head_channels else heads, _norm)
+            return SelfAttention(wide, heads, _norm, head_channels=head_channels)
 
         def change(direction: str, wide: int) -> nn.Module:
             return res(wide, wide, direction) if resample_in_blocks else Change(direction, wide)
 
-        self.embed = ConditionEmbedding(channels, width, num_classes, partial(_waves, dim=channels))
-        wide, size = channels * channel_mult[0], image_size
+        waves = partial(sinusoidal_embedding, dim=channels, cosines_first=True)
+        self.embed = ConditionEmbedding(channels, wide_embedding, num_classes, waves)
+        widths = [round(channels * mult) for mult in channel_mult]
+        wide, size = widths[0], image_size
         self.encoder = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, wide, 3, padding=1)])])
         skips = [wide]
-        for level, mult in enumerate(channel_mult):
+        for level, width in enumerate(widths):
             for _ in range(res_blocks):
-                parts: list[nn.Module] = [res(wide, channels * mult)]
-                wide = channels * mult
+                parts: list[nn.Module] = [res(wide, width)]
+                wide = width
                 parts += [attention(wide)] if size in attention_resolutions else []
                 self.encoder.append(nn.ModuleList(parts))
                 skips.append(wide)
-            if level < len(channel_mult) - 1:
+            if level < len(widths) - 1:
                 self.encoder.append(nn.ModuleList([change("down", wide)]))
                 skips.append(wide)
                 size //= 2
         self.middle = nn.ModuleList([res(wide, wide), attention(wide), res(wide, wide)])
         self.decoder = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(channel_mult))):
+        for level, width in reversed(list(enumerate(widths))):
             for number in range(res_blocks + 1):
-                parts = [res(wide + skips.pop(), channels * mult)]
-                wide = channels * mult
+                parts = [res(wide + skips.pop(), width)]
+                wide = width
                 parts += [attention(wide)] if size in attention_resolutions else []
                 if level > 0 and number == res_blocks:
                     parts.append(change("up", wide))

@@ -1,7 +1,7 @@
 """Building blocks of the networks: time embedding, normalisation, residual block, self-attention, resampling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -9,26 +9,54 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def sinusoidal_embedding(c_noise: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of c_noise at dim/2 frequencies from 1 to 1/max_period (arXiv 1706.03762), (B,) -> (B, dim).
+def sinusoidal_embedding(
+    c_noise: Tensor, dim: int, max_period: float = 10_000.0, *, cosines_first: bool = False
+) -> Tensor:
+    """Sines and cosines of c_noise at dim/2 frequencies (arXiv 1706.03762), (B,) -> (B, dim).
 
-    The frequencies suit inputs of the order of 1000, DDPM's number of steps.
+    The frequencies fall from 1 to 1/max_period (DDPM's); with ``cosines_first`` they stop one place before that (guided
+    diffusion's and DiT's). They suit inputs of the order of 1000, DDPM's number of steps.
     """
     half = dim // 2
-    frequencies = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=c_noise.device, dtype=torch.float32) / max(half - 1, 1)
-    )
+    places = torch.arange(half, device=c_noise.device, dtype=torch.float32)
+    frequencies = torch.exp(-math.log(max_period) * places / max(half if cosines_first else half - 1, 1))
     angles = c_noise.float().unsqueeze(1) * frequencies
-    return functional.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, dim % 2))
+    waves = [angles.cos(), angles.sin()] if cosines_first else [angles.sin(), angles.cos()]
+    return functional.pad(torch.cat(waves, 1), (0, dim % 2))
 
 
-def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm (arXiv 1803.08494) with as many groups as divide the channels, up to ``max_groups``, of 4 or more each.
+class StepEmbedding(nn.Module):
+    """A learned row for each step of a chain; between two steps their rows are mixed linearly.
+
+    Args:
+        steps: of the chain, at least 2.
+        dim: width of a row.
+    """
+
+    def __init__(self, steps: int, dim: int) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(steps, dim)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """Steps (B,), 0 .. steps - 1 -> (B, dim)."""
+        place = c_noise.clamp(0, self.rows.num_embeddings - 1)
+        below = place.floor().clamp(max=self.rows.num_embeddings - 2)
+        share = (place - below).unsqueeze(1).to(self.rows.weight.dtype)
+        return torch.lerp(self.rows(below.long()), self.rows(below.long() + 1), share)
+
+
+def common_groups(widths: Sequence[int]) -> int:
+    """Groups for normalisations of all these widths: the most that divide them all, up to 32, of 4 channels or more.
 
     A group of a single channel would subtract whatever the condition embedding has added to it.
     """
-    groups = max(g for g in range(1, min(max_groups, max(channels // 4, 1)) + 1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    most = min(32, max(min(widths) // 4, 1))
+    return max(groups for groups in range(1, most + 1) if math.gcd(*widths) % groups == 0)
+
+
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> nn.GroupNorm:
+    """GroupNorm (arXiv 1803.08494), by default with ``common_groups`` of its own width."""
+    return nn.GroupNorm(groups or common_groups([channels]), channels, eps=eps)
 
 
 Norm = Callable[[int], nn.GroupNorm]
@@ -137,11 +165,23 @@ class SelfAttention(nn.Module):
         heads: number of attention heads.
         norm: its normalisation.
         rescale: divide the sum by sqrt 2.
+        head_channels: channels of a head, in place of ``heads``.
     """
 
-    def __init__(self, channels: int, heads: int = 1, norm: Norm = group_norm, rescale: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 1,
+        norm: Norm = group_norm,
+        *,
+        rescale: bool = False,
+        head_channels: int | None = None,
+    ) -> None:
         super().__init__()
         self.rescale = rescale
+        if head_channels and channels % head_channels:
+            raise ValueError(f"{channels} channels cannot be split into heads of {head_channels}; choose a divisor")
+        heads = channels // head_channels if head_channels else heads
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be split into {heads} attention heads; choose a divisor")
         self.heads = heads

@@ -65,7 +65,7 @@ class NCSNpp(nn.Module):
         image_size: int = 32,
         *,
         channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        channel_mult: Sequence[float] = (1, 2, 2, 2),
         res_blocks: int = 4,
         attention_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
@@ -91,7 +91,8 @@ class NCSNpp(nn.Module):
             (embedding, EMBEDDINGS, "embedding"),
         ):
             lookup(table, name, kind)
-        levels = len(channel_mult)
+        widths = [round(channels * mult) for mult in channel_mult]
+        levels = len(widths)
         if not levels or image_size % 2 ** (levels - 1):
             raise ValueError(f"an image of size {image_size} cannot be halved {levels - 1} times; use fewer levels")
         if scale_by_sigma and embedding != "fourier":
@@ -107,24 +108,24 @@ class NCSNpp(nn.Module):
             progressive_input,
             combine,
         )
-        width = 4 * channels
+        wide_embedding = 4 * channels
 
         def norm(count: int) -> nn.GroupNorm:
             return nn.GroupNorm(groups or min(count // 4, 32), count, eps=1e-6)
 
-        res = partial(ResidualBlock, embedding=width, norm=norm, dropout=dropout, rescale=skip_rescale)
+        res = partial(ResidualBlock, embedding=wide_embedding, norm=norm, dropout=dropout, rescale=skip_rescale)
         attention = partial(SelfAttention, norm=norm, rescale=skip_rescale)
         fourier = embedding == "fourier"
         waves = FourierEmbedding(channels, fourier_scale) if fourier else None
-        self.embed = ConditionEmbedding(channels * (2 if fourier else 1), width, num_classes, waves)
+        self.embed = ConditionEmbedding(channels * (2 if fourier else 1), wide_embedding, num_classes, waves)
         self.image_down, self.image_up = Resample("down", fir), Resample("up", fir)
 
         self.encoder = nn.ModuleDict({"stem": nn.Conv2d(in_channels, channels, 3, padding=1)})
         wide, skips, pyramid, size = channels, [channels], in_channels, image_size
-        for level, mult in enumerate(channel_mult):
+        for level, width in enumerate(widths):
             for number in range(res_blocks):
-                self.encoder[f"{level}_block{number}"] = res(wide, channels * mult)
-                wide = channels * mult
+                self.encoder[f"{level}_block{number}"] = res(wide, width)
+                wide = width
                 if size in attention_resolutions:
                     self.encoder[f"{level}_attention{number}"] = attention(wide)
                 skips.append(wide)
@@ -142,10 +143,10 @@ class NCSNpp(nn.Module):
                 size //= 2
         self.middle = nn.ModuleList([res(wide, wide), attention(wide), res(wide, wide)])
         self.decoder = nn.ModuleDict()
-        for level, mult in reversed(list(enumerate(channel_mult))):
+        for level, width in reversed(list(enumerate(widths))):
             for number in range(res_blocks + 1):
-                self.decoder[f"{level}_block{number}"] = res(wide + skips.pop(), channels * mult)
-                wide = channels * mult
+                self.decoder[f"{level}_block{number}"] = res(wide + skips.pop(), width)
+                wide = width
             if size in attention_resolutions:
                 self.decoder[f"{level}_attention"] = attention(wide)
             last = level == levels - 1

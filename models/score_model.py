@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from models.chain import ChainIndex
 from sde_lib import PREDICTIONS, SDE, lookup, match_dims
 from sde_lib.sde import batch_time
 
@@ -36,12 +37,14 @@ CONDITIONINGS: dict[str, Conditioning] = {
     "time_left": _time_left,
     "log_snr": _log_snr,
     "log_sigma": _log_sigma,
+    "chain": ChainIndex(),
 }
 """Name -> what the network is told of the noise level.
 
 time: 999 t, the index of DDPM's 1000 steps. time_left: 999 (1 - t), which counts as NCSN does, from the largest noise
 down. log_snr: the place of lambda(t) between t_min (0) and T (999), which resolves small noise as well as large.
-log_sigma: log sigma(t), for networks with Fourier features (NCSN++).
+log_sigma: log sigma(t), for networks with Fourier features (NCSN++). chain: the step of DDPM's chain that has the
+log-SNR of t, for networks that were trained on its steps; ``ChainIndex`` makes others.
 """
 
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,6 +63,9 @@ class ScoreModel(nn.Module):
         conditioning: a key of ``CONDITIONINGS``, or a function like them.
         sigma_data: standard deviation of the data, used by the "edm" row.
         precision: "float32", or "bfloat16" by autocast; may be set on a finished model too.
+
+    Attributes:
+        c_noise: the conditioning, as a function (sde, t) -> what the network is told.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class ScoreModel(nn.Module):
         self.precision = precision
         self._row = lookup(PREDICTIONS, prediction, "prediction")
         own = callable(conditioning)
-        self._c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
+        self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
 
     def eps(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
@@ -98,7 +104,7 @@ class ScoreModel(nn.Module):
         # a state in float64 runs through a network in float32
         inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
         with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
-            out = self.net((match_dims(c_in, x) * x).to(inner), self._c_noise(self.sde, t).to(inner), y)
+            out = self.net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:

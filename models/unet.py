@@ -11,7 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, Downsample, Norm, ResidualBlock, SelfAttention, Upsample, group_norm, zero
+from models.layers import (
+    ConditionEmbedding,
+    Downsample,
+    Norm,
+    ResidualBlock,
+    SelfAttention,
+    StepEmbedding,
+    Upsample,
+    common_groups,
+    group_norm,
+    sinusoidal_embedding,
+    zero,
+)
+from sde_lib import lookup
+
+EMBEDDINGS = {
+    "positional": "DDPM's waves of c_noise in 0 .. 999",
+    "cosines_first": "the waves of guided diffusion, and of diffusers' own training",
+    "steps": "a learned row for each step of a chain",
+}
 
 
 class Stage(nn.Module):
@@ -26,11 +45,14 @@ class Stage(nn.Module):
         dropout: float,
         attention: bool,
         heads: int,
+        head_channels: int | None,
         norm: Norm,
     ) -> None:
         super().__init__()
         self.block = ResidualBlock(in_channels, out_channels, embedding, dropout, norm)
-        self.attention = SelfAttention(out_channels, heads, norm) if attention else nn.Identity()
+        self.attention = (
+            SelfAttention(out_channels, heads, norm, head_channels=head_channels) if attention else nn.Identity()
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H, W)."""
@@ -49,10 +71,14 @@ class UNet(nn.Module):
         channel_mult: width of each level, in multiples of ``channels``; its length is the number of levels.
         res_blocks: residual blocks in each level of the encoder (the decoder has one more).
         attention_resolutions: resolutions, as reached from image_size by halving, that have self-attention.
-        heads: attention heads.
+        heads: attention heads; used where ``head_channels`` is None.
+        head_channels: channels of a head.
         dropout: probability, in every residual block.
         num_classes: number of class labels; 0 for an unconditional network.
-        norm: normalisation of so many channels.
+        embedding: a key of ``EMBEDDINGS``.
+        embedding_steps: length of the chain, for the embedding "steps".
+        groups: of all normalisations; None for ``common_groups`` of the widths.
+        norm_eps: added to the variances there.
         downsample_padding: 1, or 0 for DDPM's own; see ``Downsample``.
 
     Raises:
@@ -65,31 +91,39 @@ class UNet(nn.Module):
         image_size: int = 32,
         *,
         channels: int = 128,
-        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        channel_mult: Sequence[float] = (1, 2, 2, 2),
         res_blocks: int = 2,
         attention_resolutions: Sequence[int] = (16,),
         heads: int = 1,
+        head_channels: int | None = None,
         dropout: float = 0.1,
         num_classes: int = 0,
-        norm: Norm = group_norm,
+        embedding: str = "positional",
+        embedding_steps: int = 1000,
+        groups: int | None = None,
+        norm_eps: float = 1e-6,
         downsample_padding: int = 1,
     ) -> None:
         super().__init__()
-        if not channel_mult or min(in_channels, image_size, channels, res_blocks, *channel_mult) < 1:
+        widths = [round(channels * mult) for mult in channel_mult]
+        if not widths or min(in_channels, image_size, channels, res_blocks, *widths) < 1:
             raise ValueError(
                 f"channels {channels}, channel_mult {tuple(channel_mult)}, res_blocks {res_blocks}, in_channels "
                 f"{in_channels}, image_size {image_size}: all must be at least 1, with at least one level"
             )
-        widths = [channels * mult for mult in channel_mult]
-        embedding = 4 * channels
-
-        build = partial(Stage, embedding=embedding, dropout=dropout, heads=heads, norm=norm)
+        wide_embedding = 4 * channels
+        norm = partial(group_norm, groups=groups or common_groups(widths), eps=norm_eps)
+        attends = {"heads": heads, "head_channels": head_channels}
+        build = partial(Stage, embedding=wide_embedding, dropout=dropout, norm=norm, **attends)
 
         def stage(wide_in: int, wide_out: int, size: int) -> Stage:
             attention = size in attention_resolutions
             return build(wide_in, wide_out, attention=attention)
 
-        self.embed = ConditionEmbedding(channels, embedding, num_classes)
+        lookup(EMBEDDINGS, embedding, "embedding of unet")
+        waves = partial(sinusoidal_embedding, dim=channels, cosines_first=embedding == "cosines_first")
+        waves = StepEmbedding(embedding_steps, channels) if embedding == "steps" else waves
+        self.embed = ConditionEmbedding(channels, wide_embedding, num_classes, waves)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.encoder = nn.ModuleDict()
         self.decoder = nn.ModuleDict()

@@ -6,6 +6,8 @@
 from collections.abc import Callable
 
 from modes.dequantizer import train_dequantizer
+from modes.export_run import export_run
+from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
 from modes.likelihood import score_run
 from modes.run import Run, check_evaluation, describe, dry_run
@@ -18,6 +20,8 @@ MODES: dict[str, Callable[[Run], None]] = {
     "likelihood": score_run,
     "interpolate": interpolate_images,
     "dequantizer": train_dequantizer,
+    "import": import_run,
+    "export": export_run,
 }
 
-__all__ = ["MODES", "Run", "check_evaluation", "describe", "dry_run"]
+__all__ = ["FORMATS", "MODES", "Run", "check_evaluation", "describe", "dry_run", "read_source"]

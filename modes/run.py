@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from models import ScoreModel
+from models.pretrained import Pretrained
 from modes.dequantizer_settings import trained_dequantizer
 from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
@@ -28,6 +29,7 @@ class Run:
         place: arguments that lead a later call to this folder; empty where it is the default one.
         rank: this process, of those that share the work.
         world_size: their number.
+        source: the weights of another project, where they are to be imported.
     """
 
     config: ConfigDict
@@ -38,6 +40,7 @@ class Run:
     place: tuple[str, ...] = ()
     rank: int = 0
     world_size: int = 1
+    source: Pretrained | None = None
 
     def trained_model(self) -> tuple[ScoreModel, Path]:
         """The averaged weights of a checkpoint, ready for use, and where they come from."""
@@ -53,14 +56,20 @@ class Run:
         return shlex.join(["python", sys.argv[0], f"--mode={mode}", *self.place])
 
 
-def check_evaluation(run: Run, scores: bool = False) -> None:
+def check_evaluation(run: Run, *, scores: bool = False, data: bool = True) -> None:
     """Fail now, and not after the training, on settings that only sampling and likelihood use.
 
     Args:
         run: what to check.
         scores: whether it is to score data, and so needs what the section ``likelihood`` asks for.
+        data: whether it needs data at all.
     """
     config, dataset = run.config, run.experiment.dataset
+    if data and not len(dataset):
+        raise ValueError(
+            f"{run.folder.path} has no data of its own: give some that fit its network, as --config.data.name=folder "
+            "--config.data.root=FOLDER (--mode=sample needs none)"
+        )
     build_sampler(config, run.experiment.sde)
     check_likelihood(config, run.experiment.sde)
     builders.build_dataset(config, config.likelihood.split)
@@ -74,21 +83,25 @@ def check_evaluation(run: Run, scores: bool = False) -> None:
 def describe(run: Run) -> str:
     """One line: what is trained on what, how long, and where it goes."""
     model, dataset = run.experiment.model, run.experiment.dataset
-    options = builders.build_options(run.config, dataset)
     parameters = sum(p.numel() for p in model.parameters())
+    if len(dataset):
+        options = builders.build_options(run.config, dataset)
+        data = f"{len(dataset)} training samples of {dataset.name} {dataset.shape}"
+        length = f"{options.steps} steps of {options.batch_size}, "
+    else:
+        data, length = f"samples of shape {dataset.shape} and no data", ""
     return (
         f"{run.config.model.name} of {parameters:,} parameters ({model.precision}, {run.experiment.device}), "
-        f"{len(dataset)} training samples of {dataset.name} {dataset.shape}, "
-        f"{run.experiment.sde!r}, {options.steps} steps of {options.batch_size}, run folder {run.folder.path}"
+        f"{data}, {run.experiment.sde!r}, {length}run folder {run.folder.path}"
     )
 
 
 def dry_run(run: Run, scores: bool = False) -> None:
     """Show what would run, and write nothing."""
-    options = builders.build_options(run.config, run.experiment.dataset)
     builders.build_loss(run.config, run.experiment.sde)
-    check_evaluation(run, scores)
+    check_evaluation(run, scores=scores, data=scores)
+    description = describe(run)
     print(run.config.to_json(indent=2))
-    print(describe(run))
-    part = options.batch_size // options.accumulation
+    print(description)
+    part = run.config.training.batch_size // run.config.training.accumulation
     print(f"memory: about {estimate_memory(run.experiment.model, run.experiment.dataset.shape, part)}")

@@ -16,7 +16,7 @@ from samplers import Progress
 
 def sample_run(run: Run) -> None:
     """The mode: load, then ``sample``."""
-    check_evaluation(run)
+    check_evaluation(run, data=False)
     model, path = run.trained_model()
     sample(run, model, str(path))
 

@@ -1,6 +1,7 @@
 """The mathematics: processes, prediction types, losses, ODE integration, likelihood, exact oracles."""
 
 from sde_lib.bounds import BoundResult, ddpm_bound, elbo
+from sde_lib.chains import CHAINS, chain_alphas_cumprod
 from sde_lib.cosine import CosineVPSDE
 from sde_lib.edm import EDMSDE
 from sde_lib.likelihood import LikelihoodResult, bits_per_dim, log_likelihood
@@ -25,6 +26,7 @@ SDES: dict[str, type[SDE]] = {
 }
 
 __all__ = [
+    "CHAINS",
     "EDMSDE",
     "METHODS",
     "PREDICTIONS",
@@ -47,6 +49,7 @@ __all__ = [
     "SubVPSDE",
     "TimeLaw",
     "bits_per_dim",
+    "chain_alphas_cumprod",
     "ddpm_bound",
     "ddpm_loss",
     "ddpm_schedule",

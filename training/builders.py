@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from data import Dataset, dataset_options, get_dataset
-from models import EMA, MODELS, ScoreModel
+from models import EMA, MODELS, Description, ScoreModel
 from sde_lib import (
     SDE,
     SDES,
@@ -40,11 +40,10 @@ def build_experiment(config: ConfigDict) -> Experiment:
     if config.threads:
         torch.set_num_threads(config.threads)
     dataset = build_dataset(config, "train")
-    sde = build_sde(config)
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)
-    model = build_model(config, sde, dataset, device).to(device)
-    return Experiment(sde, model, dataset, device)
+    model = build_model(config, dataset, device).to(device)
+    return Experiment(model.sde, model, dataset, device)
 
 
 def build_sde(config: ConfigDict) -> SDE:
@@ -53,6 +52,11 @@ def build_sde(config: ConfigDict) -> SDE:
     Raises:
         ValueError: unknown process, or a setting that it does not have.
     """
+    return lookup(SDES, config.sde.name, "process (sde.name)")(**process_options(config))
+
+
+def process_options(config: ConfigDict) -> dict[str, float]:
+    """Those settings of the process that are given, all of which it must have."""
     process = lookup(SDES, config.sde.name, "process (sde.name)")
     accepted = inspect.signature(process).parameters
     given = {key: value for key, value in config.sde.items() if key != "name" and value is not None}
@@ -62,7 +66,7 @@ def build_sde(config: ConfigDict) -> SDE:
             f"sde.{foreign[0]} is set, but the process {config.sde.name!r} has no such setting; "
             f"it takes {', '.join(accepted)}"
         )
-    return process(**given)
+    return given
 
 
 def build_dataset(config: ConfigDict, split: str) -> Dataset:
@@ -71,8 +75,8 @@ def build_dataset(config: ConfigDict, split: str) -> Dataset:
     return get_dataset(config.data.name, split, **{key: config.data[key] for key in accepted if key in config.data})
 
 
-def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.device) -> ScoreModel:
-    """The network that fits the data, in its score wrapper.
+def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
+    """The score model that a configuration asks for, for data of this shape.
 
     Raises:
         ValueError: unknown names, or a network for data of another kind.
@@ -81,7 +85,6 @@ def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.de
     network = lookup(MODELS, settings.name, "network (model.name)")
     if settings.conditional and not dataset.num_classes:
         raise ValueError(f"model.conditional is set, but the data set {dataset.name!r} has no labels")
-    shared = {"dropout": settings.dropout, "num_classes": dataset.num_classes if settings.conditional else 0}
     images = len(dataset.shape) == 3
     if images != (settings.name != "mlp"):
         fitting = "unet" if images else "mlp"
@@ -89,17 +92,32 @@ def build_model(config: ConfigDict, sde: SDE, dataset: Dataset, device: torch.de
             f"model.name is {settings.name!r}, but one sample of {dataset.name!r} has shape {dataset.shape}; "
             f"use model.name={fitting}"
         )
-    accepted = inspect.signature(network).parameters
-    own = {key: settings[key] for key in accepted if key in settings}
-    net = network(*(dataset.shape[:2] if images else dataset.shape), **own | shared)
-    return ScoreModel(
-        net.to(memory_format=torch.channels_last),  # the layout in which convolutions are fastest
-        sde,
-        settings.prediction,
-        settings.conditioning,
+    chain = {
+        "chain": settings.chain,
+        "steps": settings.chain_steps,
+        "first": settings.chain_first,
+        "last": settings.chain_last,
+        "scale": settings.chain_scale,
+    }
+    own = {key: settings[key] for key in inspect.signature(network).parameters if key in settings}
+    shape = dict(zip(("in_channels", "image_size") if images else ("dim",), dataset.shape, strict=False))
+    pixels = dataset.quantizer
+    return Description(
+        network=settings.name,
+        options=own | shape | {"num_classes": dataset.num_classes if settings.conditional else 0},
+        process=config.sde.name,
+        process_options=process_options(config),
+        prediction=settings.prediction,
+        conditioning=settings.conditioning,
+        chain=chain if settings.conditioning == "chain" else {},
         sigma_data=settings.sigma_data,
-        precision=resolve_precision(settings.precision, device),
+        **{} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels},
     )
+
+
+def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> ScoreModel:
+    """The network that fits the data, in its score wrapper; errors are those of ``describe_model``."""
+    return describe_model(config, dataset).build(resolve_precision(config.model.precision, device))
 
 
 def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:

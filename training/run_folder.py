@@ -11,6 +11,8 @@ from training.checkpoint import CheckpointError, Checkpoints, step_of
 FIXED = ("data", "sde", "model")
 FREE = ("data.root", "data.workers", "model.dropout", "model.precision")
 """A run's weights belong to its data, process and network; all else, and what is in FREE, may change on resuming."""
+RANGE = ("data.low", "data.high")
+"""What of the data is the network's own, where weights came without data."""
 
 
 class RunFolder:
@@ -66,7 +68,15 @@ class RunFolder:
             return []
         before, after = dict(_flat(stored)), dict(_flat(json.loads(json.dumps(config))))
         changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-        fatal = [key for key in changed if key in before and key.split(".")[0] in fixed and key not in FREE]
+        without_data = before.get("data.name") == "none"
+        fatal = [
+            key
+            for key in changed
+            if key in before
+            and key.split(".")[0] in fixed
+            and key not in FREE
+            and not (without_data and key.startswith("data.") and key not in RANGE)
+        ]
         if fatal and self.checkpoints.latest() is not None:
             listing = ", ".join(f"{key} is {before.get(key)!r} there and {after.get(key)!r} now" for key in fatal[:4])
             raise ValueError(

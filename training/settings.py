@@ -9,12 +9,20 @@ AT_LEAST: dict[str, float] = {
     "data.image_size": 1,
     "data.channels": 1,
     "data.size": 1,
+    "data.levels": 2,
+    "data.classes": 0,
     "data.workers": 0,
     "model.channels": 1,
     "model.res_blocks": 1,
     "model.heads": 1,
     "model.groups": 1,
     "model.head_channels": 1,
+    "model.chain_steps": 2,
+    "model.embedding_steps": 2,
+    "model.downsample_padding": 0,
+    "model.patch_size": 1,
+    "model.depth": 1,
+    "model.mlp_ratio": 1,
     "model.width": 1,
     "model.blocks": 1,
     "model.dropout": 0,
@@ -64,6 +72,10 @@ AT_LEAST: dict[str, float] = {
 ABOVE_ZERO = (
     "model.fourier_scale",
     "model.sigma_data",
+    "model.norm_eps",
+    "model.chain_first",
+    "model.chain_last",
+    "model.chain_scale",
     "training.learning_rate",
     "training.eps",
     "sampling.snr",
@@ -90,6 +102,8 @@ BELOW_ONE = (
     "dequantizer.ema_decay",
     "sampling.t_end",
 )
+FRACTIONS = ("model.channel_mult",)
+"""Tuples whose elements need not be whole."""
 
 
 def check(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
@@ -123,8 +137,9 @@ def check(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "
 
 def _check_value(name: str, value: Any, expected: Any) -> None:
     if isinstance(expected, tuple):
-        if not isinstance(value, tuple) or not all(type(item) is int and item > 0 for item in value):
-            raise TypeError(f"config.{name} is {value!r}; it takes whole numbers above 0, such as {expected!r}")
+        kinds, words = ((int, float), "numbers") if name in FRACTIONS else ((int,), "whole numbers")
+        if not isinstance(value, tuple) or not all(type(item) in kinds and item > 0 for item in value):
+            raise TypeError(f"config.{name} is {value!r}; it takes {words} above 0, such as {expected!r}")
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
         return

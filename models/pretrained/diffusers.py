@@ -4,23 +4,29 @@ A folder holds ``config.json`` and the weights, and beside it or in ``scheduler/
 files at the root, and ``unet/`` with ``scheduler/``.
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from models.layers import Downsample, SelfAttention, Upsample
-from models.pretrained.chain import ChainIndex
-from models.pretrained.files import PretrainedError, Source, fill, one, read_torch
-from models.score_model import ScoreModel
+from models.description import Description
+from models.layers import Downsample, SelfAttention, StepEmbedding, Upsample
+from models.pretrained.files import (
+    Pretrained,
+    PretrainedError,
+    Source,
+    arrange,
+    one,
+    read_json,
+    read_safetensors,
+    read_torch,
+    skeleton,
+    with_null_label,
+)
 from models.unet import Stage, UNet
-from sde_lib import SDE, VPSDE
+from sde_lib import chain_alphas_cumprod
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -29,22 +35,35 @@ MUST_BE: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "class_embed_type": (None,),
     "downsample_type": ("conv",),
-    "flip_sin_to_cos": (False,),
-    "freq_shift": (1,),
     "mid_block_scale_factor": (1,),
-    "num_class_embeds": (None,),
     "resnet_time_scale_shift": ("default",),
-    "time_embedding_type": ("positional",),
     "upsample_type": ("conv",),
 }
 """Option of ``UNet2DModel`` -> the values with which it is our U-Net."""
+DEFAULTS = {
+    "attention_head_dim": 8,
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "num_train_timesteps": None,
+    "time_embedding_type": "positional",
+}
+"""What ``UNet2DModel`` takes for options that a configuration leaves out."""
+EMBEDDINGS = {(False, 1): "positional", (True, 0): "cosines_first"}
+"""(flip_sin_to_cos, freq_shift) -> our embedding."""
+CHAINS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
+"""Their beta_schedule -> ours."""
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 PARTS = {"norm1": "norm1", "conv1": "conv1", "modulate": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
 
 
-def load(path: Path, config: Mapping[str, Any] | None) -> ScoreModel:
-    """The network of a folder as a score model, in evaluation mode.
+def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
+    """The network of a folder.
 
     Raises:
         PretrainedError: files are missing or damaged, or the network is of a kind that our U-Net is not.
@@ -52,20 +71,23 @@ def load(path: Path, config: Mapping[str, Any] | None) -> ScoreModel:
     if config is not None:
         raise PretrainedError(f"{path} holds its own configuration; leave config out")
     folder = path / "unet" if (path / "unet").is_dir() else path
-    settings = _json(folder / "config.json")
+    settings = read_json(folder / "config.json")
     try:
-        net = build_network(settings)
+        options = network_options(settings)
+        description = Description("unet", options, **read_chain(path))
+        net = skeleton(description)
     except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, PretrainedError):
+            raise
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise PretrainedError(f"{folder / 'config.json'} is not the configuration of a network: {reason}") from error
-    sde, chain, prediction = read_chain(path)
     tensors = {_modern(name): value for name, value in _weights(folder).items()}
-    fill(net, sources(net), tensors, folder)
-    return ScoreModel(net, sde, prediction, chain).eval()
+    return Pretrained(description, arrange(net, sources(net), tensors, folder))
 
 
-def build_network(settings: Mapping[str, Any]) -> UNet:
-    """Our U-Net with the settings of a ``UNet2DModel``."""
+def network_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Our U-Net's, with the settings of a ``UNet2DModel``."""
+    settings = DEFAULTS | dict(settings)
     for option, accepted in MUST_BE.items():
         if settings.get(option, accepted[0]) not in accepted:
             raise ValueError(f"{option} is {settings[option]!r}; only {accepted[0]!r} can be read")
@@ -75,43 +97,68 @@ def build_network(settings: Mapping[str, Any]) -> UNet:
         wanted = [f"{'Attn' if yes else ''}{side.capitalize()}Block2D" for yes in expected]
         if list(settings[f"{side}_block_types"]) != wanted:
             raise ValueError(f"{side}_block_types are {settings[f'{side}_block_types']}; only {wanted} can be read")
-    if settings.get("attention_head_dim") is not None and any(attended):
-        raise ValueError(f"attention_head_dim is {settings['attention_head_dim']}; only one head (null) can be read")
-    if settings["in_channels"] != settings["out_channels"] or any(width % widths[0] for width in widths):
-        raise ValueError("in_channels and out_channels must be equal, and all widths multiples of the first")
-    groups, eps = settings.get("norm_num_groups", 32), settings.get("norm_eps", 1e-5)
-    return UNet(
-        settings["in_channels"],
-        size,
-        channels=widths[0],
-        channel_mult=[width // widths[0] for width in widths],
-        res_blocks=settings["layers_per_block"],
-        attention_resolutions=[size // 2**level for level, yes in enumerate(attended) if yes],
-        dropout=settings.get("dropout", 0.0),
-        norm=partial(nn.GroupNorm, groups, eps=eps),
-        downsample_padding=settings.get("downsample_padding", 1),
-    )
+    if settings["in_channels"] != settings["out_channels"]:
+        raise ValueError("in_channels and out_channels must be equal")
+    return {
+        "in_channels": settings["in_channels"],
+        "image_size": size,
+        "channels": widths[0],
+        "channel_mult": tuple(width / widths[0] if width % widths[0] else width // widths[0] for width in widths),
+        "res_blocks": settings["layers_per_block"],
+        "attention_resolutions": tuple(size // 2**level for level, yes in enumerate(attended) if yes),
+        "head_channels": settings["attention_head_dim"],
+        "dropout": settings["dropout"],
+        "num_classes": settings["num_class_embeds"] or 0,
+        **_embedding(settings),
+        "groups": settings["norm_num_groups"],
+        "norm_eps": settings["norm_eps"],
+        "downsample_padding": settings["downsample_padding"],
+    }
 
 
-def read_chain(path: Path) -> tuple[SDE, ChainIndex, str]:
-    """The process, the chain that the network was trained on, and what it predicts."""
+def _embedding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Which embedding of the step the network has."""
+    kind = settings["time_embedding_type"]
+    if kind == "learned":
+        return {"embedding": "steps", "embedding_steps": settings["num_train_timesteps"]}
+    waves = (settings["flip_sin_to_cos"], settings["freq_shift"])
+    if kind != "positional" or waves not in EMBEDDINGS:
+        raise ValueError(
+            f"time_embedding_type {kind!r} with (flip_sin_to_cos, freq_shift) {waves} cannot be read; 'learned' can, "
+            f"and 'positional' with {' or '.join(map(str, EMBEDDINGS))}"
+        )
+    return {"embedding": EMBEDDINGS[waves]}
+
+
+def read_chain(path: Path) -> dict[str, Any]:
+    """Process, chain and prediction, by the names of ``Description``."""
     places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
     place = next((place for place in places if place.is_file()), None)
     if place is None:
         raise PretrainedError(f"no scheduler_config.json in {path} or {path / 'scheduler'}: the chain is not known")
-    chain = _json(place)
+    chain = read_json(place)
+    kind, prediction = chain.get("beta_schedule", "linear"), chain.get("prediction_type", "epsilon")
+    if kind not in CHAINS or prediction not in PREDICTIONS:
+        raise PretrainedError(
+            f"{place}: beta_schedule {kind!r} with prediction_type {prediction!r} cannot be read; only "
+            f"{', '.join(CHAINS)} with {', '.join(PREDICTIONS)} can"
+        )
+    for option in ("trained_betas", "rescale_betas_zero_snr"):
+        if chain.get(option):
+            raise PretrainedError(f"{place}: a chain with {option} cannot be read")
     try:
         steps, first, last = chain["num_train_timesteps"], chain["beta_start"], chain["beta_end"]
-        kind, prediction = chain.get("beta_schedule", "linear"), chain.get("prediction_type", "epsilon")
-        if kind != "linear" or prediction not in PREDICTIONS:
-            raise PretrainedError(
-                f"{place}: beta_schedule {kind!r} with prediction_type {prediction!r} cannot be read; only 'linear' "
-                f"with {', '.join(PREDICTIONS)} can"
-            )
-        betas = torch.linspace(first, last, steps, dtype=torch.float64)
-        return VPSDE(first * steps, last * steps), ChainIndex((1 - betas).cumprod(0)), PREDICTIONS[prediction]
-    except (KeyError, TypeError) as error:
+        chain_alphas_cumprod(CHAINS[kind], steps, first, last)
+    except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(f"{place} is not the configuration of a chain ({error})") from error
+    linear = {"beta_min": first * steps, "beta_max": last * steps}
+    return {
+        "process": "cosine" if CHAINS[kind] == "cosine" else "vp",
+        "process_options": linear if kind == "linear" else {},
+        "prediction": PREDICTIONS[prediction],
+        "conditioning": "chain",
+        "chain": {"chain": CHAINS[kind], "steps": steps, "first": first, "last": last},
+    }
 
 
 def sources(net: UNet) -> dict[str, Source]:
@@ -125,6 +172,10 @@ def sources(net: UNet) -> dict[str, Source]:
             "head": "conv_out",
         }
     )
+    if isinstance(net.embed.waves, StepEmbedding):
+        found["embed.waves.rows.weight"] = one("time_proj.weight")
+    if net.embed.label is not None:
+        found["embed.label.weight"] = with_null_label("class_embedding.weight")
     for name, part, theirs in _parts(net):
         if isinstance(part, Stage):
             block, number = theirs
@@ -177,25 +228,8 @@ def _modern(name: str) -> str:
     return ".".join(OLD_NAMES.get(part, part) for part in parts) if "attentions" in parts else name
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise PretrainedError(f"no file {path}")
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise PretrainedError(f"{path} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise PretrainedError(f"{path} holds no settings")
-    return content
-
-
 def _weights(folder: Path) -> dict[str, Tensor]:
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise PretrainedError(f"no weights in {folder}: neither {' nor '.join(WEIGHTS)}")
-    if path.suffix == ".bin":
-        return dict(read_torch(path))
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise PretrainedError(f"{path} is damaged or cut short ({error})") from error
+    return dict(read_torch(path)) if path.suffix == ".bin" else read_safetensors(path)

@@ -1,15 +1,39 @@
 """Reading files of others without running anything in them, and putting their tensors where they belong."""
 
+import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from models.description import Description
+from models.networks import MODELS
+from sde_lib import lookup
 
 
 class PretrainedError(ValueError):
     """A file that is not what it should be; the message names the file and what is wrong with it."""
+
+
+class Pretrained(NamedTuple):
+    """What a checkpoint of another project holds.
+
+    Attributes:
+        description: of the score model.
+        weights: of its network, by our names; the averaged ones where the file has both.
+        trained: those that its optimizer left, where the file has both.
+        step: optimizer steps made, as far as the file tells.
+    """
+
+    description: Description
+    weights: dict[str, Tensor]
+    trained: dict[str, Tensor] | None = None
+    step: int = 0
 
 
 class Source(NamedTuple):
@@ -24,6 +48,46 @@ def one(name: str) -> Source:
     return Source((name,), lambda value: value)
 
 
+def with_null_label(name: str) -> Source:
+    """A table of classes, and zeros for the null label, which the network did not learn."""
+    return Source((name,), lambda value: torch.cat([value, value.new_zeros(1, value.shape[1])]))
+
+
+def skeleton(description: Description) -> nn.Module:
+    """The network without values: its parts, names and shapes."""
+    with torch.device("meta"):
+        return lookup(MODELS, description.network, "network")(**description.options)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        PretrainedError: there is none, or it holds something else.
+    """
+    if not path.is_file():
+        raise PretrainedError(f"no file {path}")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # of the encoding too
+        raise PretrainedError(f"{path} is not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise PretrainedError(f"{path} holds no settings")
+    return content
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        PretrainedError: it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PretrainedError(f"{path} is damaged or cut short ({error})") from error
+
+
 def read_torch(path: Path) -> Any:
     """What ``torch.save`` wrote: tensors and plain containers; code in a pickle is refused, not run.
 
@@ -33,7 +97,7 @@ def read_torch(path: Path) -> Any:
     if not path.is_file():
         raise PretrainedError(f"no file {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds, for the same reason
         reason = str(error).strip().split("\n")[0]
         raise PretrainedError(
@@ -42,11 +106,13 @@ def read_torch(path: Path) -> Any:
         ) from error
 
 
-def fill(net: nn.Module, sources: Mapping[str, Source], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load every tensor of a network from its source.
+def arrange(
+    net: nn.Module, sources: Mapping[str, Source], tensors: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """Every tensor of a network from its source, by the network's names.
 
     Args:
-        net: the network.
+        net: the network, or its skeleton.
         sources: name in the network -> where it comes from.
         tensors: of the file.
         path: of the file, for messages.
@@ -72,5 +138,5 @@ def fill(net: nn.Module, sources: Mapping[str, Source], tensors: Mapping[str, Te
                 f"{path}: {', '.join(source.names)} makes a tensor of shape {tuple(value.shape)}, but the "
                 f"configuration needs {tuple(own[name].shape)}"
             )
-        found[name] = value
-    net.load_state_dict(found)
+        found[name] = value.float()
+    return found

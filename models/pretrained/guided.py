@@ -8,14 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models.adm import ADM
-from models.pretrained.chain import ChainIndex
-from models.pretrained.files import PretrainedError, Source, fill, one, read_torch
-from models.score_model import ScoreModel
-from sde_lib import VPSDE
+from models.description import Description
+from models.pretrained.files import (
+    Pretrained,
+    PretrainedError,
+    Source,
+    arrange,
+    one,
+    read_torch,
+    skeleton,
+    with_null_label,
+)
 
 NAMES = (
     (r"^embed\.mlp\.", "time_embed."),
@@ -36,6 +42,7 @@ NAMES = (
 )
 """Ours -> theirs, applied in this order."""
 MULTS = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
     128: (1, 1, 2, 3, 4),
     64: (1, 2, 3, 4),
@@ -43,10 +50,12 @@ MULTS = {
 }
 """Image size -> widths where the flag channel_mult is empty."""
 CLASSES = 1000
+PROCESSES = {"linear": "vp", "cosine": "cosine"}
+"""Their noise schedule -> the process that it becomes in continuous time."""
 
 
-def load(path: Path, config: Mapping[str, Any] | None) -> ScoreModel:
-    """The network of a file as a score model, in evaluation mode; its learned variance is left aside.
+def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
+    """The network of a file; the half of its outputs that tells the variance is kept, and not used.
 
     Raises:
         PretrainedError: no or another configuration, or a file that does not fit it.
@@ -54,54 +63,66 @@ def load(path: Path, config: Mapping[str, Any] | None) -> ScoreModel:
     if config is None:
         raise PretrainedError(f"{path} does not hold its configuration; give config=, by the names of the flags")
     try:
-        net = build_network(config)
-        betas = build_chain(config.get("noise_schedule", "linear"), config.get("diffusion_steps", 1000))
+        description = describe(config)
+        net = skeleton(description)
     except KeyError as error:
         raise PretrainedError(f"the configuration lacks {error}; give the flags of the training") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise PretrainedError(f"the configuration is not that of a network: {error}") from error
     tensors = read_torch(path)
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise PretrainedError(f"{path} is no checkpoint of guided-diffusion: it holds other things than tensors")
-    fill(net, sources(net, bool(config.get("use_new_attention_order", False))), tensors, path)
-    scale = 1000 / len(betas) if config.get("rescale_timesteps", False) else 1.0
-    return ScoreModel(net, VPSDE(), "eps", ChainIndex((1 - betas).cumprod(0), scale)).eval()
+    new_order = bool(config.get("use_new_attention_order", False))
+    return Pretrained(description, arrange(net, sources(net, new_order), tensors, path))
 
 
-def build_network(config: Mapping[str, Any]) -> ADM:
-    """The network of these flags."""
-    size, mult = config["image_size"], config.get("channel_mult", "")
-    head_channels = config.get("num_head_channels", -1)
-    if config.get("predict_xstart", False) or config.get("num_heads_upsample", -1) not in (-1, config["num_heads"]):
-        raise ValueError("predict_xstart and another num_heads_upsample cannot be read")
-    if not mult and size not in MULTS:
-        raise ValueError(f"there is no default of channel_mult for image_size {size}")
-    return ADM(
-        3,
-        size,
-        channels=config["num_channels"],
-        channel_mult=[int(m) for m in mult.split(",")] if mult else MULTS[size],
-        res_blocks=config["num_res_blocks"],
-        attention_resolutions=[int(r) for r in config["attention_resolutions"].split(",") if r],
-        heads=config["num_heads"],
-        head_channels=None if head_channels == -1 else head_channels,
-        dropout=config.get("dropout", 0.0),
-        num_classes=CLASSES if config.get("class_cond", False) else 0,
-        scale_shift=config["use_scale_shift_norm"],
-        resample_in_blocks=config.get("resblock_updown", False),
-        learned_variance=config["learn_sigma"],
+def describe(config: Mapping[str, Any]) -> Description:
+    """The score model of these flags."""
+    steps, schedule = config.get("diffusion_steps", 1000), config.get("noise_schedule", "linear")
+    if schedule not in PROCESSES:
+        raise ValueError(f"noise_schedule is {schedule!r}; only {' and '.join(map(repr, PROCESSES))} can be read")
+    if steps != 1000 and "rescale_timesteps" not in config:
+        raise ValueError(
+            f"rescale_timesteps is not given, and matters with {steps} steps; its default is True in "
+            "improved-diffusion and False in guided-diffusion"
+        )
+    return Description(
+        "adm",
+        network_options(config),
+        PROCESSES[schedule],
+        prediction="x0" if config.get("predict_xstart", False) else "eps",
+        conditioning="chain",
+        chain={
+            "chain": schedule,
+            "steps": steps,
+            "scale": 1000 / steps if config.get("rescale_timesteps", False) else 1.0,
+        },
     )
 
 
-def build_chain(schedule: str, steps: int) -> Tensor:
-    """The betas: DDPM's line scaled to the number of steps, or the cosine of arXiv 2102.09672."""
-    if schedule == "linear":
-        return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
-    if schedule == "cosine":
-        edges = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        alpha_bar = torch.cos((edges + 0.008) / 1.008 * torch.pi / 2).square()
-        return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
-    raise ValueError(f"noise_schedule is {schedule!r}; only 'linear' and 'cosine' can be read")
+def network_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``ADM``."""
+    size, mult = config["image_size"], config.get("channel_mult", "")
+    head_channels = config.get("num_head_channels", -1)
+    if config.get("num_heads_upsample", -1) not in (-1, config["num_heads"]):
+        raise ValueError("another num_heads_upsample than num_heads cannot be read")
+    if not mult and size not in MULTS:
+        raise ValueError(f"there is no default of channel_mult for image_size {size}")
+    return {
+        "in_channels": 3,
+        "image_size": size,
+        "channels": config["num_channels"],
+        "channel_mult": tuple(int(m) for m in mult.split(",")) if mult else MULTS[size],
+        "res_blocks": config["num_res_blocks"],
+        "attention_resolutions": tuple(int(r) for r in config["attention_resolutions"].split(",") if r),
+        "heads": config["num_heads"],
+        "head_channels": None if head_channels == -1 else head_channels,
+        "dropout": config.get("dropout", 0.0),
+        "num_classes": CLASSES if config.get("class_cond", False) else 0,
+        "scale_shift": config["use_scale_shift_norm"],
+        "resample_in_blocks": config.get("resblock_updown", False),
+        "learned_variance": config["learn_sigma"],
+    }
 
 
 def sources(net: ADM, new_order: bool) -> dict[str, Source]:
@@ -114,7 +135,7 @@ def sources(net: ADM, new_order: bool) -> dict[str, Source]:
             theirs = re.sub(own, other, theirs)
         found[name] = one(theirs)
         if name.startswith("embed.label."):
-            found[name] = Source((theirs,), lambda value: torch.cat([value, value.new_zeros(1, value.shape[1])]))
+            found[name] = with_null_label(theirs)
         elif owner in heads and ".norm." not in name:
             by_head = heads[owner] if ".qkv." in name and not new_order else 1
             found[name] = Source((theirs,), _reordered(by_head, name.endswith("weight")))

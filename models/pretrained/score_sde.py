@@ -1,7 +1,8 @@
 """Checkpoints of score_sde_pytorch (arXiv 2011.13456): its DDPM, DDPM++ and NCSN++ networks on VP, sub-VP and VE.
 
 A ``.pth`` file holds ``model`` (the network under DataParallel), ``ema`` (the averaged parameters as a list, without
-names), ``optimizer`` and ``step``. Its configuration is a Python file of that project; give it as nested names.
+names), ``optimizer`` and ``step``. Its configuration is a Python file of that project: give it by name (``published``),
+or as values, with or without its sections.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,13 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.description import Description
 from models.layers import ResidualBlock, SelfAttention
 from models.ncsnpp import NCSNpp
 from models.ncsnpp_layers import FourierEmbedding
-from models.pretrained.files import PretrainedError, Source, fill, one, read_torch
-from models.score_model import ScoreModel
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+from models.pretrained.files import Pretrained, PretrainedError, Source, arrange, one, read_torch, skeleton
+from sde_lib import lookup
 
+PROCESSES = {
+    "vpsde": ("vp", ("beta_min", "beta_max")),
+    "subvpsde": ("subvp", ("beta_min", "beta_max")),
+    "vesde": ("ve", ("sigma_min", "sigma_max")),
+}
+"""Their name -> ours, and its options, which have the same names."""
+MUST_BE = {
+    "attention_type": "ddpm",
+    "conditional": True,
+    "conv_size": 3,
+    "nonlinearity": "swish",
+    "normalization": "GroupNorm",
+    "resamp_with_conv": True,
+}
+"""Option -> the value with which it is our network, and which all published ones have."""
 PYRAMIDS = {"none": "none", "output_skip": "skip", "input_skip": "skip", "residual": "residual"}
 RES_BLOCK = {
     "GroupNorm_0": "norm1",
@@ -28,92 +44,133 @@ RES_BLOCK = {
 }
 
 
-def load(path: Path, config: Mapping[str, Any] | None) -> ScoreModel:
-    """The averaged network of a checkpoint as a score model, in evaluation mode.
+def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
+    """The network of a checkpoint: its averaged weights and those that were trained.
 
     Raises:
         PretrainedError: no or another configuration, or a file that does not fit it.
     """
     if config is None:
-        raise PretrainedError(f"{path} does not hold its configuration; give config=, nested as in score_sde_pytorch")
+        raise PretrainedError(f"{path} does not hold its configuration; give config=, as in score_sde_pytorch")
     try:
-        net, sde = build_network(config), build_process(config)
-        meaning, conditioning = read_meaning(config)
+        flat = flattened(config)
+        description = describe(flat)
+        net = skeleton(description)
     except KeyError as error:
         raise PretrainedError(f"the configuration lacks {error}; give model, data, training as published") from error
-    except (TypeError, AttributeError) as error:
+    except PretrainedError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
         raise PretrainedError(f"the configuration has a value of a wrong kind ({error})") from error
     content = read_torch(path)
     if not isinstance(content, Mapping) or not {"model", "ema"} <= set(content):
         raise PretrainedError(f"{path} is no checkpoint of score_sde_pytorch: it needs the entries model and ema")
-    fill(net, sources(net), averaged(content, path), path)
-    if meaning == "minus eps":
-        meaning = "eps"
-        for name, part in units(net):
-            if name == "head" or (net.progressive == "skip" and name.endswith("_image")):
-                for parameter in part.parameters():
-                    parameter.data.neg_()
-    return ScoreModel(net, sde, meaning, conditioning).eval()
+    trained, averaged = by_name(content, path)
+    places = sources(net, negated=predicts_minus_eps(flat))
+    step = content.get("step")
+    return Pretrained(
+        description,
+        arrange(net, places, averaged, path),
+        arrange(net, places, trained, path),
+        step if isinstance(step, int) else 0,
+    )
 
 
-def read_meaning(config: Mapping[str, Any]) -> tuple[str, str]:
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the sections data, training and model, or of a mapping without sections, by their names."""
+    if "model" not in config:
+        return dict(config)
+    return {**config["model"], **config["data"], **config["training"]}
+
+
+def describe(config: Mapping[str, Any]) -> Description:
+    """The score model of a configuration.
+
+    A configuration without the name of its process has that of its network: scaling by sigma is for VE.
+    """
+    name = config.get("sde", "vesde" if config["scale_by_sigma"] else "vpsde").lower()
+    if name not in PROCESSES:
+        raise PretrainedError(f"the process {name!r} is not known; only {', '.join(PROCESSES)} are")
+    process, options = PROCESSES[name]
+    prediction, conditioning = meaning(config, process)
+    return Description(
+        "ncsnpp",
+        network_options(config),
+        process,
+        {option: config[option] for option in options},
+        prediction,
+        conditioning,
+        chain_options(config) if conditioning == "chain" else {},
+        low=-1.0 if config["centered"] else 0.0,
+    )
+
+
+def meaning(config: Mapping[str, Any], process: str) -> tuple[str, str]:
     """What the output means and what the network is told: the score is -F / sigma on VP and sub-VP, and F on VE.
 
-    A VE network with positional embedding whose output is divided by sigma from a table predicts minus the noise.
+    A discrete network on VP is told the step of its chain. A VE network with positional embedding whose output is
+    divided by sigma from a table predicts minus the noise.
     """
-    if config["training"]["sde"].lower() != "vesde":
-        return "eps", "time"
-    positional = config["model"].get("embedding_type", "positional") == "positional"
-    if config["training"]["continuous"] == positional:
+    if process != "ve":
+        return "eps", "time" if config["continuous"] or process == "subvp" else "chain"
+    positional = _positional(config)
+    if config["continuous"] == positional:
         raise PretrainedError("a VE network is continuous with Fourier embedding, or discrete with positional one")
     if positional:
-        return "minus eps" if config["model"]["scale_by_sigma"] else "score", "time_left"
+        return "eps" if predicts_minus_eps(config) else "score", "time_left"
     return "score", "log_sigma"
 
 
-def build_network(config: Mapping[str, Any]) -> NCSNpp:
-    """The network of a configuration in the project's own names."""
-    model, data = config["model"], config["data"]
-    settings = {
-        "channels": model["nf"],
-        "channel_mult": model["ch_mult"],
-        "res_blocks": model["num_res_blocks"],
-        "attention_resolutions": model["attn_resolutions"],
-        "dropout": model["dropout"],
-        "centered": data["centered"],
+def predicts_minus_eps(config: Mapping[str, Any]) -> bool:
+    """Whether the last layer must change its sign to predict the noise."""
+    return bool(config["scale_by_sigma"]) and _positional(config)
+
+
+def _positional(config: Mapping[str, Any]) -> bool:
+    """The network "ddpm" always is, whatever its configuration says."""
+    return config["name"] == "ddpm" or config["embedding_type"] == "positional"
+
+
+def chain_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``ChainIndex``, for a discrete network on VP."""
+    steps = config["num_scales"]
+    return {"steps": steps, "first": config["beta_min"] / steps, "last": config["beta_max"] / steps}
+
+
+def network_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``NCSNpp``."""
+    for option, accepted in MUST_BE.items():
+        if config.get(option, accepted) != accepted:
+            raise PretrainedError(f"{option} is {config[option]!r}; only {accepted!r} can be read")
+    options = {
+        "in_channels": config["num_channels"],
+        "image_size": config["image_size"],
+        "channels": config["nf"],
+        "channel_mult": tuple(config["ch_mult"]),
+        "res_blocks": config["num_res_blocks"],
+        "attention_resolutions": tuple(config["attn_resolutions"]),
+        "dropout": config["dropout"],
+        "centered": config["centered"],
     }
-    if model["name"] == "ddpm":
-        settings |= {"block": "ddpm", "fir": None, "skip_rescale": False, "groups": 32}
-    elif model["name"] == "ncsnpp":
-        fourier = model["embedding_type"] == "fourier"
-        settings |= {
-            "block": model["resblock_type"],
-            "fir": model["fir_kernel"] if model["fir"] else None,
-            "skip_rescale": model["skip_rescale"],
-            "progressive": PYRAMIDS[model["progressive"]],
-            "progressive_input": PYRAMIDS[model["progressive_input"]],
-            "combine": model["progressive_combine"],
-            "embedding": model["embedding_type"],
-            "fourier_scale": model["fourier_scale"],
-            "scale_by_sigma": model["scale_by_sigma"] and fourier,
-        }
-    else:
-        raise PretrainedError(f"networks of the kind {model['name']!r} are not known; only 'ddpm' and 'ncsnpp' are")
-    return NCSNpp(data["num_channels"], data["image_size"], **settings)
+    if config["name"] == "ddpm":
+        return options | {"block": "ddpm", "fir": (), "skip_rescale": False, "groups": 32}
+    if config["name"] != "ncsnpp":
+        raise PretrainedError(f"networks of the kind {config['name']!r} are not known; only 'ddpm' and 'ncsnpp' are")
+    return options | {
+        "block": config["resblock_type"],
+        "fir": tuple(config["fir_kernel"]) if config["fir"] else (),
+        "skip_rescale": config["skip_rescale"],
+        "progressive": lookup(PYRAMIDS, config["progressive"], "progressive"),
+        "progressive_input": lookup(PYRAMIDS, config["progressive_input"], "progressive_input"),
+        "combine": config["progressive_combine"],
+        "embedding": config["embedding_type"],
+        "fourier_scale": float(config["fourier_scale"]),
+        "scale_by_sigma": config["scale_by_sigma"] and not _positional(config),
+    }
 
 
-def build_process(config: Mapping[str, Any]) -> SDE:
-    """The process that the network was trained on."""
-    model, name = config["model"], config["training"]["sde"].lower()
-    if name in ("vpsde", "subvpsde"):
-        return (VPSDE if name == "vpsde" else SubVPSDE)(model["beta_min"], model["beta_max"])
-    if name == "vesde":
-        return VESDE(model["sigma_min"], model["sigma_max"])
-    raise PretrainedError(f"the process {name!r} is not known; only vpsde, subvpsde and vesde are")
-
-
-def averaged(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The averaged parameters by name: the list follows the names of the model, without what is not trained."""
+def by_name(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trained parameters, and their averages, whose list follows the names of those that are trained."""
     try:
         named = {name.removeprefix("module."): value for name, value in content["model"].items()}
         shadow = list(content["ema"]["shadow_params"])
@@ -121,15 +178,15 @@ def averaged(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         raise PretrainedError(f"{path} has no model by name, or no list of averaged parameters ({error})") from error
     named.pop("sigmas", None)
     fixed = {name: value for name, value in named.items() if name.endswith(".W") and value.ndim == 1}
-    trained = [name for name in named if name not in fixed]
-    if len(trained) != len(shadow):
-        raise PretrainedError(f"{path} has {len(shadow)} averaged parameters for {len(trained)} of its model")
-    for name, value in zip(trained, shadow, strict=True):
+    moving = [name for name in named if name not in fixed]
+    if len(moving) != len(shadow):
+        raise PretrainedError(f"{path} has {len(shadow)} averaged parameters for {len(moving)} of its model")
+    for name, value in zip(moving, shadow, strict=True):
         if value.shape != named[name].shape:
             raise PretrainedError(
                 f"{path}: the average of {name} has shape {tuple(value.shape)}, not {tuple(named[name].shape)}"
             )
-    return fixed | dict(zip(trained, shadow, strict=True))
+    return named, fixed | dict(zip(moving, shadow, strict=True))
 
 
 def units(net: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
@@ -146,8 +203,8 @@ def units(net: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
         yield "head", net.head
 
 
-def sources(net: NCSNpp) -> dict[str, Source]:
-    """Name in our network -> its source in the file."""
+def sources(net: NCSNpp, negated: bool = False) -> dict[str, Source]:
+    """Name in our network -> its source in the file; the last layers may change their sign."""
     found: dict[str, Source] = {}
     for number, (name, part) in enumerate(units(net)):
         theirs = f"all_modules.{number}"
@@ -165,6 +222,8 @@ def sources(net: NCSNpp) -> dict[str, Source]:
                     found[f"{name}.conv.{kind}"] = one(f"{theirs}.{conv}.{kind}")
                 else:
                     found[f"{name}.{kind}"] = one(f"{theirs}.{'Conv_0.' if inner else ''}{kind}")
+                    if negated and (name == "head" or name.endswith("_image")):
+                        found[f"{name}.{kind}"] = Source(found[f"{name}.{kind}"].names, torch.neg)
     return found
 
 

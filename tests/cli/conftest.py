@@ -205,7 +205,7 @@ def trained_model(folder, part="ema"):
     """(configuration, process, model) of a run, built without the command line."""
     config = stored.get_config(str(folder / "config.json"))
     sde = builders.build_sde(config)
-    model = builders.build_model(config, sde, builders.build_dataset(config, "train"), torch.device("cpu")).eval()
+    model = builders.build_model(config, builders.build_dataset(config, "train"), torch.device("cpu")).eval()
     path = max((folder / "checkpoints").iterdir())
     load_weights(model, load_checkpoint(path)[0][part], path)
     return config, sde, model

@@ -78,7 +78,7 @@ def test_the_picture_has_a_pair_in_every_row(interpolate, digits):
 
 
 def test_a_conditional_model_knows_the_classes_of_the_ends(interpolate, labelled, model_of):
-    interpolate(labelled, rtol=1e-4, atol=1e-4, pairs=1).good()
+    interpolate(labelled, rtol=1e-5, atol=1e-5, pairs=1).good()
     (path,) = (labelled / "samples").glob("interpolation*.npz")
     found = arrays(path)
     y = get_dataset("digits", "test").fetch(range(2)).y

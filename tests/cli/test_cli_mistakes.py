@@ -43,10 +43,11 @@ TYPES = {
     "--config.training.learning_rate=None": "could not convert string to float: 'None'",
     "--config.sde.beta_min=None": "could not convert string to float: 'None'",
     "--config.model.conditional=maybe": "Non-boolean argument to boolean flag",
-    "--config.model.channel_mult=1,a": "config.model.channel_mult is ('1,a',); it takes whole numbers above 0, such as",
-    "--config.model.channel_mult=": "config.model.channel_mult is ('',); it takes whole numbers above 0",
-    "--config.model.channel_mult=(1.5,2)": "config.model.channel_mult is (1.5, 2); it takes whole numbers above 0",
-    "--config.model.channel_mult=0": "config.model.channel_mult is (0,); it takes whole numbers above 0",
+    "--config.model.channel_mult=1,a": "config.model.channel_mult is ('1,a',); it takes numbers above 0, such as (1, 2",
+    "--config.model.channel_mult=": "config.model.channel_mult is ('',); it takes numbers above 0",
+    "--config.model.channel_mult=(1,'2')": "config.model.channel_mult is (1, '2'); it takes numbers above 0",
+    "--config.model.channel_mult=0": "config.model.channel_mult is (0,); it takes numbers above 0",
+    "--config.model.attention_resolutions=(1.5,2)": "attention_resolutions is (1.5, 2); it takes whole numbers above 0",
 }
 VALUES = {
     f"--workdir={'x' * 5000}": "File name too long",
@@ -170,6 +171,7 @@ def test_a_recipe_that_is_not_there(cli, name):
         assert fault.startswith(
             f"--config={name}: there is no file {name.partition(':')[0]}; give a recipe of your own"
         )
+        assert "or one of configs/celeba128.py, configs/celeba64.py, configs/celeba64_ddim.py, " in fault
         assert "configs/digits.py, configs/folder.py, configs/song_cifar10.py, configs/toy2d.py" in fault
         assert "stored" not in fault
     else:
@@ -186,6 +188,8 @@ def test_a_recipe_that_is_not_there(cli, name):
         ("default.py", "training.steps is 0 and training.epochs 0: set one of them"),
         ("celeba64.py", "CelebA is not in celeba, which is no folder. Expected in it"),
         ("celeba64.py:ve", "CelebA is not in celeba"),
+        ("celeba64_ddim.py:vp", "get_config() takes 0 positional arguments but 1 was given"),
+        ("celebahq256.py:adm", "unknown network 'adm' of configs/celebahq256.py; choose from ddpm, ncsnpp"),
         ("cifar10.py", "CIFAR-10 is not complete in cifar10"),
         ("folder.py", "no image folder at images: give the path of an existing folder as root"),
         ("folder.py:/no/such:place", "no image folder at /no/such:place"),

@@ -64,7 +64,7 @@ def test_a_run_folder_without_permission(cli, tiny, trained):
         ('{"seed": {"a": 1}}', "the key 'seed' is {'a': 1}; restore it"),
         ('{"training": {"more": 5}}', "the key 'more' is not known to this version; remove it there"),
         ('{"training": {"steps": "x"}}', "Could not override field 'steps'"),
-        ('{"model": {"channel_mult": [1, "x"]}}', "config.model.channel_mult is (1, 'x'); it takes whole numbers"),
+        ('{"model": {"channel_mult": [1, "x"]}}', "config.model.channel_mult is (1, 'x'); it takes numbers"),
     ],
 )
 def test_a_run_whose_configuration_is_broken(cli, trained, bytes_of, text, message):

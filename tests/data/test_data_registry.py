@@ -8,7 +8,7 @@ from data import DATASETS, Dataset, dataset_options, get_dataset
 
 
 def test_the_names():
-    assert set(DATASETS) == {"digits", "toy", "folder", "celeba", "cifar10"}
+    assert set(DATASETS) == {"digits", "toy", "folder", "celeba", "cifar10", "none"}
 
 
 @pytest.mark.parametrize(("name", "options"), [("digits", {}), ("toy", {"distribution": "rings", "size": 50})])
@@ -25,9 +25,9 @@ def test_a_data_set_keeps_the_contract(name, options):
 
 def test_options_are_listed_with_their_defaults():
     options = dataset_options("celeba")
-    assert list(options) == ["root", "image_size", "crop"]
+    assert list(options) == ["root", "image_size", "crop", "low", "high"]
     assert (options["image_size"].default, options["crop"].default) == (64, "celeba140")
-    assert list(dataset_options("digits")) == []
+    assert list(dataset_options("digits")) == ["low", "high"]
 
 
 def test_unknown_name():
@@ -38,7 +38,7 @@ def test_unknown_name():
 @pytest.mark.parametrize(
     ("match", "name", "options"),
     [
-        ("unknown option size for data set 'digits'; 'digits' takes no options", "digits", {"size": 3}),
+        ("unknown option size for data set 'digits'; 'digits' takes low, high", "digits", {"size": 3}),
         ("unknown option sizes .*; 'toy' takes distribution, size, seed", "toy", {"sizes": 3}),
         ("'celeba' needs the option root; 'celeba' takes root, image_size, crop", "celeba", {}),
         ("'folder' needs the option image_size; ", "folder", {"root": "."}),

@@ -52,7 +52,8 @@ def test_the_groups_of_a_norm_divide_its_channels(channels):
 def test_the_usual_widths_have_32_groups():
     assert [group_norm(c).num_groups for c in (128, 256, 384, 512, 1024)] == [32] * 5
     assert [group_norm(c).num_groups for c in (16, 32, 64, 96)] == [4, 8, 16, 24]
-    assert group_norm(128, max_groups=8).num_groups == 8
+    assert group_norm(128, groups=8).num_groups == 8
+    assert group_norm(128, groups=2, eps=1e-5).eps == 1e-5
 
 
 @pytest.mark.parametrize(("wide_in", "wide_out"), [(8, 8), (8, 12)])

@@ -22,6 +22,7 @@ SMALL = {
         {"image_size": 8, "channels": 64, "channel_mult": (1, 2), "res_blocks": 1, "attention_resolutions": (4,)},
         (3, 8, 8),
     ),
+    "dit": ({"image_size": 8, "channels": 24, "depth": 2, "heads": 2}, (3, 8, 8)),
     "mlp": ({"dim": 5, "width": 24, "blocks": 2}, (5,)),
 }
 """Small settings and the shape of a sample; an entry without them is tested with its defaults."""

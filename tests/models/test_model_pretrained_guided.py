@@ -6,7 +6,9 @@ from models_golden import Golden
 
 from models import pretrained
 from models.pretrained import PretrainedError
-from models.pretrained.guided import build_chain, build_network, sources
+from models.pretrained.files import skeleton
+from models.pretrained.guided import describe, sources
+from models.pretrained.published import PUBLISHED
 from samplers import get_sampler
 
 
@@ -40,7 +42,7 @@ def test_the_output_is_that_of_the_original(golden, tmp_path):
 def test_every_option_makes_a_network_that_loads_and_runs(changes, tmp_path):
     """A file with each tensor that the sources ask for; nothing is left over."""
     config = Golden("guided_uncond").config | changes
-    net = build_network(config)
+    net = describe(config).build().net
     own = net.state_dict()
     tensors = {}
     for name, source in sources(net, new_order=False).items():
@@ -71,24 +73,47 @@ def test_the_heads_are_put_in_our_order(tmp_path):
     assert torch.equal(*outs)
 
 
-def test_chains_of_any_length_and_the_cosine():
-    assert torch.equal(build_chain("linear", 1000), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
-    cosine = build_chain("cosine", 4000)
-    kept = torch.cos(torch.tensor((0.5 + 0.008) / 1.008 * torch.pi / 2, dtype=torch.float64)) ** 2
-    start = torch.cos(torch.tensor(0.008 / 1.008 * torch.pi / 2, dtype=torch.float64)) ** 2
-    torch.testing.assert_close((1 - cosine).cumprod(0)[1999], kept / start)
-    assert cosine.max() == 0.999
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("64x64_diffusion", 296),
+        ("128x128_diffusion", 422),
+        ("256x256_diffusion", 554),
+        ("512x512_diffusion", 559),
+        ("imagenet64_cond_270M_250K", 273),
+    ],
+)
+def test_a_published_network_has_its_published_size(name, millions):
+    """arXiv 2105.05233, table 4, and 2102.09672; without the row of the null label, which is ours."""
+    net = skeleton(describe(PUBLISHED[name]))
+    count = sum(p.numel() for p in net.parameters()) - net.embed.label.weight.shape[1]
+    assert round(count / 1e6) == millions
+
+
+def test_the_network_is_told_the_steps_of_its_own_chain():
+    flags = Golden("improved_uncond").config | {
+        "diffusion_steps": 4000,
+        "noise_schedule": "cosine",
+        "rescale_timesteps": False,
+    }
+    model = describe(flags).build()
+    t = torch.arange(1, 3960, dtype=torch.float64) / 4000  # a(t) = f(t) / f(0) is a of step 4000 t - 1
+    torch.testing.assert_close(model.c_noise(model.sde, t), 4000 * t - 1, rtol=0, atol=1e-4)
+    model = describe(flags | {"rescale_timesteps": True}).build()
+    torch.testing.assert_close(model.c_noise(model.sde, t), 1000 * t - 0.25, rtol=0, atol=1e-4)
+    assert describe(flags | {"predict_xstart": True}).prediction == "x0"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"noise_schedule": "sqrt"}, "noise_schedule is 'sqrt'; only 'linear' and 'cosine'"),
-        ({"predict_xstart": True}, "predict_xstart and another num_heads_upsample cannot be read"),
+        ({"num_heads_upsample": 2}, "another num_heads_upsample than num_heads cannot be read"),
         ({"num_channels": 48}, "makes a tensor of shape"),
         ({"num_res_blocks": 2}, "lacks the tensor"),
         ({"learn_sigma": False}, "out.2.weight makes a tensor of shape"),
         ({"channel_mult": "", "image_size": 48}, "there is no default of channel_mult for image_size 48"),
+        ({"diffusion_steps": 4000}, "rescale_timesteps is not given, and matters with 4000 steps"),
         ({"num_heads": 5}, "64 channels cannot be split into 5 attention heads"),
     ],
     ids=str,

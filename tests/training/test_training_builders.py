@@ -1,99 +1,31 @@
-"""From every recipe to objects: what is built is what the configuration says."""
+"""From a configuration to objects: what is built is what the configuration says."""
 
 import ast
-import importlib
 import inspect
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from configs import default, song_cifar10
-from data import DATASETS, Quantizer, TensorDataset, dataset_options
-from data.toy import DISTRIBUTIONS
+from configs import default, digits, toy2d
+from data import DATASETS, dataset_options
 from models import MODELS
-from modes.likelihood_settings import LIKELIHOOD_OPTIONS, check_likelihood
-from modes.sampler_settings import build_sampler
+from modes.likelihood_settings import LIKELIHOOD_OPTIONS
 from samplers import SAMPLERS, sampler_options
 from sde_lib import SDES
-from training import TrainOptions, builders, estimate_memory, settings
+from training import TrainOptions, builders
 
 ROOT = Path(__file__).parents[2]
-RECIPES = [
-    *[("digits", process) for process in SDES],
-    *[("toy2d", distribution) for distribution in DISTRIBUTIONS],
-    *[("celeba64", process) for process in SDES],
-    *[("cifar10", process) for process in SDES],
-    *[("song_cifar10", model) for model in song_cifar10.MODELS],
-    ("folder", "images"),
-]
-
-
-def recipe(name, *argument):
-    return importlib.import_module(f"configs.{name}").get_config(*argument)
 
 
 def tiny(**changes):
     """The toy recipe with changes, such as training_steps=3 for training.steps."""
-    config = recipe("toy2d")
+    config = toy2d.get_config()
     for name, value in {"model_width": 8, "model_blocks": 1, "data_size": 50, **changes}.items():
         section, key = name.split("_", 1)
         config[section][key] = value
     return config
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """Pictures on the disk, in the layouts of celeba and of folder."""
-    pixels = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
-    for file in ("img_align_celeba/000001.jpg", "img_align_celeba/182638.jpg", "images/a.png", "images/b.png"):
-        path = tmp_path / file
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return tmp_path
-
-
-def dataset_of(config, stored):
-    """The training split; for CIFAR-10, whose files are checked by their sums, one of its shape."""
-    if config.data.name == "cifar10":
-        x = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-        return TensorDataset("cifar10", x, torch.arange(4), quantizer=Quantizer(), num_classes=10)
-    if config.data.name in ("celeba", "folder"):
-        config.data.root = str(stored / "images" if config.data.name == "folder" else stored)
-    return builders.build_dataset(config, "train")
-
-
-# Recipes
-
-
-def test_every_recipe_is_tested():
-    files = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert {name for name, _ in RECIPES} == files - {"__init__", "default", "stored"}
-
-
-@pytest.mark.parametrize(("name", "argument"), RECIPES)
-def test_a_recipe_builds(name, argument, stored):
-    config = recipe(name, argument)
-    settings.check(config.to_dict(), default.get_config().to_dict())
-    dataset = dataset_of(config, stored)
-    sde = builders.build_sde(config)
-    with torch.device("meta"):  # shapes without numbers: the large networks take no time
-        model = builders.build_model(config, sde, dataset, torch.device("cpu"))
-    assert estimate_memory(model, dataset.shape, 2).activations > 0  # a forward pass fits the data
-    assert type(sde) is SDES[config.sde.name]
-    assert type(model.net) is MODELS[config.model.name]
-    assert (model.prediction, model.conditioning) == (config.model.prediction, config.model.conditioning)
-    assert type(build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
-    assert builders.build_options(config, dataset).steps > 0
-    check_likelihood(config, sde)
-    x0 = torch.rand(2, *dataset.shape)
-    loss_fn = builders.build_loss(config, sde)
-    loss = loss_fn(Exact(torch.zeros_like), x0, None, torch.Generator().manual_seed(0))
-    assert loss.shape == (2,)
-    assert loss.isfinite().all()
 
 
 class Exact:
@@ -105,43 +37,6 @@ class Exact:
     def eps(self, x, t, y=None):
         self.labels.append(y)
         return self._eps(x)
-
-
-def test_a_recipe_and_its_argument():
-    assert [recipe(name).sde.name for name in ("digits", "celeba64", "cifar10")] == ["vp"] * 3
-    for name in ("digits", "celeba64", "cifar10"):
-        assert [recipe(name, process).sde.name for process in SDES] == list(SDES)
-    assert recipe("toy2d").data.distribution == "checkerboard"
-    assert recipe("toy2d", "moons").data.distribution == "moons"
-    assert recipe("folder", "my/pictures").data.root == "my/pictures"
-
-
-def test_celeba64_has_the_values_of_the_seed(stored):
-    config = recipe("celeba64")
-    dataset = dataset_of(config, stored)
-    options = builders.build_options(config, dataset)
-    assert dataset.shape == (3, 64, 64)
-    assert (dataset.quantizer.low, dataset.quantizer.high) == (-1.0, 1.0)
-    assert (options.batch_size, options.learning_rate) == (8, 1e-4)
-    assert config.training.epochs == 50
-    assert options.steps == 7  # 50 epochs of the one image that is there, in batches of 8
-    sde = builders.build_sde(config)
-    assert repr(sde) == "VPSDE(beta_min=0.1, beta_max=20)"
-    told = []
-    model = Exact(torch.zeros_like)
-    model.eps = lambda x, t, y=None: told.extend(t.tolist()) or x
-    loss_fn = builders.build_loss(config, sde)
-    loss_fn(model, torch.zeros(4000, 1), None, torch.Generator().manual_seed(0))
-    assert len(set(told)) == 500  # the T steps of its chain
-    assert config.sampling.steps == 500
-
-
-def test_cifar10_is_the_network_of_ddpm():
-    config = recipe("cifar10")
-    dataset = dataset_of(config, None)
-    with torch.device("meta"):
-        model = builders.build_model(config, builders.build_sde(config), dataset, torch.device("cpu"))
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 35.7  # arXiv 2006.11239, appendix B
 
 
 # The keys of the default
@@ -232,11 +127,11 @@ def test_the_weights_depend_on_the_seed_alone():
 
 
 def test_a_network_gets_its_settings():
-    config = recipe("digits")
+    config = digits.get_config()
     config.model.update(channels=8, channel_mult=(1, 2), res_blocks=3, attention_resolutions=(8,), heads=2, dropout=0.3)
     config.model.update(conditional=True, sigma_data=0.7, precision="bfloat16")
     dataset = builders.build_dataset(config, "train")
-    model = builders.build_model(config, builders.build_sde(config), dataset, torch.device("cpu"))
+    model = builders.build_model(config, dataset, torch.device("cpu"))
     expected = MODELS["unet"](
         1,
         8,
@@ -272,7 +167,7 @@ def test_a_network_that_does_not_fit(changes, message):
 
 
 def test_vectors_for_images():
-    config = recipe("digits")
+    config = digits.get_config()
     config.model.name = "mlp"
     with pytest.raises(ValueError, match=r"model\.name is 'mlp', but .* \(1, 8, 8\); use model\.name=unet"):
         builders.build_experiment(config)
@@ -374,7 +269,7 @@ def test_options_are_those_of_the_configuration():
         "sample_every": 9,
         "time_limit": 1.5,
     }
-    config = recipe("digits")
+    config = digits.get_config()
     config.training.update(values)
     config.seed = 12
     config.data.update(dequantize=False, random_flip=True, workers=2)

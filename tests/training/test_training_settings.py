@@ -51,10 +51,10 @@ def test_the_tables_name_keys_that_exist():
     assert {*settings.AT_LEAST, *settings.ABOVE_ZERO, *settings.BELOW_ONE} <= set(DEFAULT)
 
 
-def test_every_number_has_a_range_but_the_seeds():
+def test_every_number_has_a_range_but_the_seeds_and_the_ends_of_one():
     numbers = {name for name, value in DEFAULT.items() if isinstance(value, int | float) and type(value) is not bool}
     free = numbers - {*settings.AT_LEAST, *settings.ABOVE_ZERO, *settings.BELOW_ONE}
-    assert free == {"seed", "sampling.seed", "likelihood.seed"}
+    assert free == {"seed", "sampling.seed", "likelihood.seed", "data.low", "data.high"}
 
 
 @pytest.mark.parametrize(("name", "low"), settings.AT_LEAST.items())
@@ -106,13 +106,20 @@ def test_none_is_only_for_placeholders(name):
     settings.check(changed("sde.beta_min", 0.3), plain())
 
 
-@pytest.mark.parametrize("value", [("1", 2), (1.5, 2), (0, 1), (-1,), (True, 2), [1, 2], 3, "1,2"])
-@pytest.mark.parametrize("name", ["model.channel_mult", "model.attention_resolutions"])
-def test_tuples_hold_whole_numbers(name, value):
+@pytest.mark.parametrize("value", [("1", 2), (0, 1), (-1,), (True, 2), [1, 2], 3, "1,2"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model.channel_mult", "numbers"), ("model.attention_resolutions", "whole numbers")]
+)
+def test_tuples_hold_numbers(name, kind, value):
     assert refusal(name, value) == (
-        f"TypeError: config.{name} is {value!r}; it takes whole numbers above 0, such as {DEFAULT[name]!r}"
+        f"TypeError: config.{name} is {value!r}; it takes {kind} above 0, such as {DEFAULT[name]!r}"
     )
     settings.check(changed(name, ()), plain())
+
+
+def test_widths_may_be_fractions_and_resolutions_not():
+    settings.check(changed("model.channel_mult", (0.5, 1)), plain())
+    assert "it takes whole numbers" in refusal("model.attention_resolutions", (0.5, 1))
 
 
 def test_keys_are_those_of_the_default():

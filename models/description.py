@@ -1,0 +1,62 @@
+"""A score model without its weights, in plain values: what a configuration, a file and a checkpoint have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models.chain import ChainIndex
+from models.networks import MODELS
+from models.score_model import ScoreModel
+from sde_lib import SDES, lookup
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that makes a ``ScoreModel`` but its weights, and the range of the data that it knows.
+
+    Attributes:
+        network: a key of ``MODELS``.
+        options: arguments of the network.
+        process: a key of ``SDES``.
+        process_options: arguments of the process.
+        prediction: as in ``ScoreModel``.
+        conditioning: likewise, by name.
+        chain: arguments of ``ChainIndex``, for the conditioning "chain".
+        sigma_data: as in ``ScoreModel``.
+        low: model value of the darkest level.
+        high: of the brightest.
+        levels: of a pixel; 0 for data without levels.
+    """
+
+    network: str
+    options: Mapping[str, Any]
+    process: str = "vp"
+    process_options: Mapping[str, float] = field(default_factory=dict)
+    prediction: str = "eps"
+    conditioning: str = "time"
+    chain: Mapping[str, Any] = field(default_factory=dict)
+    sigma_data: float = 0.5
+    low: float = -1.0
+    high: float = 1.0
+    levels: int = 256
+
+    def build(self, precision: str = "float32") -> ScoreModel:
+        """The score model, with fresh weights.
+
+        Raises:
+            ValueError: an unknown name, or a value that is not accepted.
+            TypeError: an argument that the network or the process does not have.
+        """
+        process = lookup(SDES, self.process, "process")
+        network = lookup(MODELS, self.network, "network")
+        conditioning = ChainIndex(**self.chain) if self.conditioning == "chain" else self.conditioning
+        return ScoreModel(
+            network(**self.options).to(memory_format=torch.channels_last),  # in which convolutions are fastest
+            process(**self.process_options),
+            self.prediction,
+            conditioning,
+            sigma_data=self.sigma_data,
+            precision=precision,
+        )
