@@ -1,5 +1,6 @@
 """Networks, and the one wrapper that makes a score of them."""
 
+from models import pretrained
 from models.adm import ADM
 from models.dequantizer import VariationalDequantizer
 from models.description import Description
@@ -24,4 +25,5 @@ __all__ = [
     "ScoreModel",
     "UNet",
     "VariationalDequantizer",
+    "pretrained",
 ]

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from configs import default
+from models import MODELS, pretrained
+from models.pretrained.published import PUBLISHED
 from samplers import GRIDS, SAMPLERS, THRESHOLDS, get_sampler, sampler_options
 from sde_lib import VPSDE
 
@@ -88,3 +90,10 @@ def test_the_sampler_that_is_added_as_an_example_is_ddim():
     )
     torch.testing.assert_close(example.x, ddim.x, rtol=1e-9, atol=1e-9)
     assert example.nfe == ddim.nfe == 10
+
+
+def test_the_page_of_networks_lists_what_there_is():
+    page = (HOME / "docs" / "networks.md").read_text()
+    first = [re.match(r"\| `(\w+)` \|", line) for line in page.splitlines()]
+    assert {match[1] for match in first if match} == {*MODELS, *pretrained.FORMATS}
+    assert f"lists all {len(PUBLISHED)}" in page

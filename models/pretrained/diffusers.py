@@ -4,6 +4,7 @@ A folder holds ``config.json`` and the weights, and beside it or in ``scheduler/
 files at the root, and ``unet/`` with ``scheduler/``.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from models.pretrained.files import (
     PretrainedError,
     Source,
     arrange,
+    describing,
     one,
     read_json,
     read_safetensors,
@@ -32,11 +34,14 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 MUST_BE: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "add_attention": (True,),
+    "attn_norm_num_groups": (None,),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
     "downsample_type": ("conv",),
     "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2D",),
     "resnet_time_scale_shift": ("default",),
+    "time_embedding_dim": (None,),
     "upsample_type": ("conv",),
 }
 """Option of ``UNet2DModel`` -> the values with which it is our U-Net."""
@@ -53,6 +58,18 @@ DEFAULTS = {
     "time_embedding_type": "positional",
 }
 """What ``UNet2DModel`` takes for options that a configuration leaves out."""
+SHAPE = (
+    "sample_size",
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "down_block_types",
+    "up_block_types",
+)
+"""The rest of its options."""
+DDPM = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
+"""The chain that is taken where a folder tells none."""
 EMBEDDINGS = {(False, 1): "positional", (True, 0): "cosines_first"}
 """(flip_sin_to_cos, freq_shift) -> our embedding."""
 CHAINS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
@@ -72,21 +89,18 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
         raise PretrainedError(f"{path} holds its own configuration; leave config out")
     folder = path / "unet" if (path / "unet").is_dir() else path
     settings = read_json(folder / "config.json")
-    try:
-        options = network_options(settings)
-        description = Description("unet", options, **read_chain(path))
+    with describing(folder / "config.json"):
+        description = Description("unet", network_options(settings), **read_chain(path))
         net = skeleton(description)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, PretrainedError):
-            raise
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise PretrainedError(f"{folder / 'config.json'} is not the configuration of a network: {reason}") from error
     tensors = {_modern(name): value for name, value in _weights(folder).items()}
     return Pretrained(description, arrange(net, sources(net), tensors, folder))
 
 
 def network_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Our U-Net's, with the settings of a ``UNet2DModel``."""
+    unknown = [o for o in settings if o not in {*MUST_BE, *DEFAULTS, *SHAPE} and not o.startswith("_")]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not known, and may change what the network computes")
     settings = DEFAULTS | dict(settings)
     for option, accepted in MUST_BE.items():
         if settings.get(option, accepted[0]) not in accepted:
@@ -135,8 +149,11 @@ def read_chain(path: Path) -> dict[str, Any]:
     places = (path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json")
     place = next((place for place in places if place.is_file()), None)
     if place is None:
-        raise PretrainedError(f"no scheduler_config.json in {path} or {path / 'scheduler'}: the chain is not known")
-    chain = read_json(place)
+        warnings.warn(
+            f"no scheduler_config.json in {path} or {path / 'scheduler'}: taking DDPM's chain, and eps as predicted",
+            stacklevel=2,
+        )
+    chain = DDPM if place is None else read_json(place)
     kind, prediction = chain.get("beta_schedule", "linear"), chain.get("prediction_type", "epsilon")
     if kind not in CHAINS or prediction not in PREDICTIONS:
         raise PretrainedError(
@@ -146,11 +163,9 @@ def read_chain(path: Path) -> dict[str, Any]:
     for option in ("trained_betas", "rescale_betas_zero_snr"):
         if chain.get(option):
             raise PretrainedError(f"{place}: a chain with {option} cannot be read")
-    try:
+    with describing(place, "a chain"):
         steps, first, last = chain["num_train_timesteps"], chain["beta_start"], chain["beta_end"]
         chain_alphas_cumprod(CHAINS[kind], steps, first, last)
-    except (KeyError, TypeError, ValueError) as error:
-        raise PretrainedError(f"{place} is not the configuration of a chain ({error})") from error
     linear = {"beta_min": first * steps, "beta_max": last * steps}
     return {
         "process": "cosine" if CHAINS[kind] == "cosine" else "vp",

@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,18 @@ def one(name: str) -> Source:
 def with_null_label(name: str) -> Source:
     """A table of classes, and zeros for the null label, which the network did not learn."""
     return Source((name,), lambda value: torch.cat([value, value.new_zeros(1, value.shape[1])]))
+
+
+@contextmanager
+def describing(source: object, what: str = "a network") -> Iterator[None]:
+    """Whatever is wrong with settings, while they are read, is a ``PretrainedError`` that names their source."""
+    try:
+        yield
+    except PretrainedError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise PretrainedError(f"{source} does not describe {what}: {reason}") from error
 
 
 def skeleton(description: Description) -> nn.Module:

@@ -17,6 +17,7 @@ from models.pretrained.files import (
     PretrainedError,
     Source,
     arrange,
+    describing,
     one,
     read_torch,
     skeleton,
@@ -62,13 +63,9 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
     """
     if config is None:
         raise PretrainedError(f"{path} does not hold its configuration; give config=, by the names of the flags")
-    try:
+    with describing("the configuration"):
         description = describe(config)
         net = skeleton(description)
-    except KeyError as error:
-        raise PretrainedError(f"the configuration lacks {error}; give the flags of the training") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise PretrainedError(f"the configuration is not that of a network: {error}") from error
     tensors = read_torch(path)
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise PretrainedError(f"{path} is no checkpoint of guided-diffusion: it holds other things than tensors")

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.description import Description
-from models.pretrained.files import Pretrained, PretrainedError, arrange, one, read_safetensors, skeleton
+from models.pretrained.files import Pretrained, PretrainedError, arrange, describing, one, read_safetensors, skeleton
 from models.score_model import ScoreModel
 
 HEADER = "score_sde"
@@ -43,10 +43,8 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
             f"{path} does not say what network it is of; of a diffusers folder, give the folder, and any other "
             "network as its project publishes it"
         )
-    try:
+    with describing(f"the header of {path}"):
         description = Description(**json.loads(header))
         net = skeleton(description)
-    except (TypeError, ValueError) as error:
-        raise PretrainedError(f"the header of {path} does not describe a network: {error}") from error
     places = {name: one(name) for name in net.state_dict()}
     return Pretrained(description, arrange(net, places, read_safetensors(path), path))

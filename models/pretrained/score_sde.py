@@ -16,7 +16,7 @@ from models.description import Description
 from models.layers import ResidualBlock, SelfAttention
 from models.ncsnpp import NCSNpp
 from models.ncsnpp_layers import FourierEmbedding
-from models.pretrained.files import Pretrained, PretrainedError, Source, arrange, one, read_torch, skeleton
+from models.pretrained.files import Pretrained, PretrainedError, Source, arrange, describing, one, read_torch, skeleton
 from sde_lib import lookup
 
 PROCESSES = {
@@ -52,16 +52,10 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
     """
     if config is None:
         raise PretrainedError(f"{path} does not hold its configuration; give config=, as in score_sde_pytorch")
-    try:
+    with describing("the configuration"):
         flat = flattened(config)
         description = describe(flat)
         net = skeleton(description)
-    except KeyError as error:
-        raise PretrainedError(f"the configuration lacks {error}; give model, data, training as published") from error
-    except PretrainedError:
-        raise
-    except (TypeError, AttributeError, ValueError) as error:
-        raise PretrainedError(f"the configuration has a value of a wrong kind ({error})") from error
     content = read_torch(path)
     if not isinstance(content, Mapping) or not {"model", "ema"} <= set(content):
         raise PretrainedError(f"{path} is no checkpoint of score_sde_pytorch: it needs the entries model and ema")
@@ -111,11 +105,15 @@ def meaning(config: Mapping[str, Any], process: str) -> tuple[str, str]:
     A discrete network on VP is told the step of its chain. A VE network with positional embedding whose output is
     divided by sigma from a table predicts minus the noise.
     """
-    if process != "ve":
-        return "eps", "time" if config["continuous"] or process == "subvp" else "chain"
     positional = _positional(config)
+    if process != "ve":
+        if config["scale_by_sigma"] or not positional:
+            raise PretrainedError("a VP or sub-VP network has positional embedding, and no scale_by_sigma")
+        return "eps", "time" if config["continuous"] or process == "subvp" else "chain"
     if config["continuous"] == positional:
         raise PretrainedError("a VE network is continuous with Fourier embedding, or discrete with positional one")
+    if positional and config["num_scales"] != 1000:
+        raise PretrainedError(f"a discrete VE network of {config['num_scales']} levels; only 1000 can be read")
     if positional:
         return "eps" if predicts_minus_eps(config) else "score", "time_left"
     return "score", "log_sigma"

@@ -103,7 +103,10 @@ def folder(tmp_path):
         ({"out_channels": 6}, "in_channels and out_channels must be equal"),
         ({"block_out_channels": [64, 128]}, "makes a tensor of shape .* but the configuration needs"),
         ({"layers_per_block": 2}, r"lacks the tensor \S+"),
-        ({"sample_size": None}, "is not the configuration of a network"),
+        ({"sample_size": None}, "config.json does not describe a network: "),
+        ({"attn_norm_num_groups": 16}, "attn_norm_num_groups is 16; only None can be read"),
+        ({"new_option": 1}, "new_option is not known, and may change what the network computes"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type 'fourier' with .* cannot be read; 'learned' can"),
     ],
 )
 def test_a_wrong_configuration(folder, changes, message):
@@ -111,6 +114,29 @@ def test_a_wrong_configuration(folder, changes, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(PretrainedError, match=message):
         pretrained.load(folder)
+
+
+class Bomb:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return (exec, ("open('ran', 'w').close()",))
+
+
+def test_code_in_a_binary_file_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = save(tmp_path / "model", theirs(**VARIANTS["none"]), binary=True)
+    torch.save({"conv_in.weight": torch.ones(1), "more": Bomb()}, folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(PretrainedError, match="a pickle of other objects, which is not run"):
+        pretrained.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_scheduler_the_chain_is_ddpm_s(folder):
+    (folder / "scheduler_config.json").unlink()
+    with pytest.warns(UserWarning, match=r"no scheduler_config\.json in .*: taking DDPM's chain, and eps as predicted"):
+        model = pretrained.load(folder)
+    assert (model.prediction, model.sde.beta_max) == ("eps", 20.0)
 
 
 def test_files_that_are_missing_or_damaged(folder):
@@ -131,9 +157,7 @@ def test_files_that_are_missing_or_damaged(folder):
     scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"beta_schedule": "exp"}))
     assert "beta_schedule 'exp' with prediction_type 'epsilon' cannot be read" in fault()
     scheduler.write_text("{}")
-    assert "is not the configuration of a chain ('num_train_timesteps')" in fault()
-    scheduler.unlink()
-    assert "no scheduler_config.json in" in fault()
+    assert "does not describe a chain: it lacks 'num_train_timesteps'" in fault()
     (folder / "config.json").write_text("hello")
     assert "config.json is not JSON" in fault()
     shutil.rmtree(folder)

@@ -172,8 +172,8 @@ def test_files_that_are_no_checkpoints(tmp_path):
     ("section", "key", "value", "message"),
     [
         ("model", "name", "ncsnv2", "networks of the kind 'ncsnv2' are not known"),
-        ("model", "nf", None, "the configuration has a value of a wrong kind"),
-        ("model", "nf", "drop", "the configuration lacks 'nf'"),
+        ("model", "nf", None, "the configuration does not describe a network: "),
+        ("model", "nf", "drop", "the configuration does not describe a network: it lacks 'nf'"),
         ("training", "sde", "edm", "the process 'edm' is not known; only vpsde"),
         ("model", "num_res_blocks", 2, "lacks the tensor all_modules"),
         ("model", "attn_resolutions", [], "lacks the tensor all_modules.6.Conv_0.weight"),
@@ -195,6 +195,26 @@ def test_a_format_that_cannot_be_told(tmp_path):
         pretrained.load(write(tmp_path / "c.pth", Golden("score_sde_ddpm")))
     with pytest.raises(ValueError, match=r"unknown format 'scoresde'; choose from .*; did you mean 'score_sde'"):
         pretrained.load(tmp_path / "c.pth", format="scoresde")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale_by_sigma": True, "sde": "vpsde"}, "positional embedding, and no scale_by_sigma"),
+        ({"embedding_type": "fourier"}, "a VP or sub-VP network has positional embedding"),
+        ({"nonlinearity": "elu"}, "nonlinearity is 'elu'; only 'swish' can be read"),
+        ({"resamp_with_conv": False}, "resamp_with_conv is False; only True can be read"),
+        ({"progressive": "skip"}, "unknown progressive 'skip'; choose from .*'output_skip'"),
+        ({"sde": "vesde", "continuous": False, "num_scales": 500}, "a discrete VE network of 500 levels; only 1000"),
+    ],
+    ids=str,
+)
+def test_options_that_would_change_the_network(changes, message):
+    """Given flat, as names and values."""
+    golden = Golden("score_sde_ddpmpp")
+    assert describe(golden.config).network == "ncsnpp"
+    with pytest.raises(ValueError, match=message):
+        describe(golden.config | changes)
 
 
 def test_a_discrete_network_on_ve_predicts_minus_the_noise(tmp_path):
