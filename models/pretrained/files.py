@@ -1,12 +1,14 @@
 """Reading files of others without running anything in them, and putting their tensors where they belong."""
 
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +17,24 @@ from torch import Tensor, nn
 from models.description import Description
 from models.networks import MODELS
 from sde_lib import lookup
+
+
+def _scalar(module: str) -> Callable[..., Any]:
+    """What a pickled number of numpy calls, under the name of one of its versions; for numbers alone."""
+
+    def scalar(dtype: np.dtype, content: bytes) -> Any:
+        return np.frombuffer(content, dtype)[0]  # refuses objects
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
+
+
+NUMBERS = [
+    *map(_scalar, ("numpy.core.multiarray", "numpy._core.multiarray")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+]
+"""What a file may name beside tensors: score_sde_pytorch's learning rates are numbers of numpy."""
 
 
 class PretrainedError(ValueError):
@@ -110,12 +130,14 @@ def read_torch(path: Path) -> Any:
     if not path.is_file():
         raise PretrainedError(f"no file {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds, for the same reason
-        reason = str(error).strip().split("\n")[0]
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it names {named[1]}" if named else type(error).__name__
         raise PretrainedError(
             f"{path} is not a readable file of tensors: it is damaged, cut short, or a pickle of other objects, which "
-            f"is not run ({type(error).__name__}: {reason[:120]})"
+            f"is not run ({reason})"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from models_golden import Golden
@@ -25,7 +26,10 @@ def nested(golden, sde=None):
 
 
 def write(path, golden, **changes):
-    """A checkpoint file as training leaves it: the model's own weights are others than the averaged ones."""
+    """A checkpoint file as training leaves it: the model's own weights are others than the averaged ones.
+
+    The project's warm-up makes the learning rate a number of numpy, which torch alone refuses to read.
+    """
     model = {f"module.{name}": value + 1 for name, value in golden.tensors.items()}
     model["module.sigmas"] = torch.linspace(4, -4, 1000).exp()
     fixed = [name for name, value in golden.tensors.items() if name.endswith(".W") and value.ndim == 1]
@@ -33,7 +37,7 @@ def write(path, golden, **changes):
         model[f"module.{name}"] = golden.tensors[name]
     shadow = [value for name, value in golden.tensors.items() if name not in fixed]
     ema = {"decay": 0.9999, "num_updates": 7, "shadow_params": shadow}
-    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 2e-4, "params": [0]}]}
+    optimizer = {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": np.float64(2e-4)}]}
     torch.save({"optimizer": optimizer, "model": model, "ema": ema, "step": 7} | changes, path)
     return path
 
@@ -147,6 +151,10 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
         pretrained.load(path, config=nested(golden))
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(PretrainedError, match="which is not run"):
+        pretrained.load(path, config=nested(golden))
+    assert not (tmp_path / "ran").exists()
+    torch.save(np.array([Bomb()], dtype=object), path)
+    with pytest.raises(PretrainedError, match=r"is not run \(it names numpy\S+\)"):
         pretrained.load(path, config=nested(golden))
     assert not (tmp_path / "ran").exists()
 
