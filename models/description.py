@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.chain import ChainIndex
 from models.networks import MODELS
@@ -42,6 +43,27 @@ class Description:
     high: float = 1.0
     levels: int = 256
 
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"data on [{self.low}, {self.high}]; give low < high")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data is {self.sigma_data}; it must be above 0")
+
+    def build_network(self) -> nn.Module:
+        """The network alone, with fresh weights."""
+        return lookup(MODELS, self.network, "network")(**self.options)
+
+    def around(self, net: nn.Module, precision: str = "float32") -> ScoreModel:
+        """The score model of a network."""
+        return ScoreModel(
+            net,
+            lookup(SDES, self.process, "process")(**self.process_options),
+            self.prediction,
+            ChainIndex(**self.chain) if self.conditioning == "chain" else self.conditioning,
+            sigma_data=self.sigma_data,
+            precision=precision,
+        )
+
     def build(self, precision: str = "float32") -> ScoreModel:
         """The score model, with fresh weights.
 
@@ -49,14 +71,5 @@ class Description:
             ValueError: an unknown name, or a value that is not accepted.
             TypeError: an argument that the network or the process does not have.
         """
-        process = lookup(SDES, self.process, "process")
-        network = lookup(MODELS, self.network, "network")
-        conditioning = ChainIndex(**self.chain) if self.conditioning == "chain" else self.conditioning
-        return ScoreModel(
-            network(**self.options).to(memory_format=torch.channels_last),  # in which convolutions are fastest
-            process(**self.process_options),
-            self.prediction,
-            conditioning,
-            sigma_data=self.sigma_data,
-            precision=precision,
-        )
+        net = self.build_network().to(memory_format=torch.channels_last)  # in which convolutions are fastest
+        return self.around(net, precision)

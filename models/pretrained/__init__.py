@@ -53,6 +53,8 @@ def load(path: Path | str, format: str = "auto", *, config: Mapping[str, Any] | 
 def read(path: Path | str, format: str = "auto", *, config: Mapping[str, Any] | str | Path | None = None) -> Pretrained:
     """What a checkpoint holds, by our names; arguments and errors are those of ``load``."""
     path = Path(path).expanduser()
+    if not (path.is_file() or path.is_dir()):
+        raise PretrainedError(f"no file or folder {path}")
     name = detect(path) if format == "auto" else format
     reader = lookup(FORMATS, name, "format")
     return reader(path, settings_of(path, config, by_itself=name in ("diffusers", "native")))

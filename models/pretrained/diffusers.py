@@ -27,6 +27,7 @@ from models.pretrained.files import (
     skeleton,
     with_null_label,
 )
+from models.pretrained.kinds import COUNT, COUNTS, POSITIVE, SHARE, Kind, check, either
 from models.unet import Stage, UNet
 from sde_lib import chain_alphas_cumprod
 
@@ -58,6 +59,22 @@ DEFAULTS = {
     "time_embedding_type": "positional",
 }
 """What ``UNet2DModel`` takes for options that a configuration leaves out."""
+KINDS = {
+    "sample_size": COUNT,
+    "in_channels": COUNT,
+    "out_channels": COUNT,
+    "layers_per_block": COUNT,
+    "block_out_channels": COUNTS,
+    "attention_head_dim": either(COUNT, None),
+    "downsample_padding": Kind("0 or 1", lambda value: type(value) is int and value in (0, 1)),
+    "dropout": SHARE,
+    "norm_eps": POSITIVE,
+    "norm_num_groups": COUNT,
+    "num_class_embeds": either(COUNT, None),
+    "num_train_timesteps": either(COUNT, None),
+}
+CHAIN_KINDS = {"num_train_timesteps": COUNT, "beta_start": POSITIVE, "beta_end": POSITIVE}
+"""Option -> what it takes, of networks and of chains."""
 SHAPE = (
     "sample_size",
     "in_channels",
@@ -68,6 +85,7 @@ SHAPE = (
     "up_block_types",
 )
 """The rest of its options."""
+OPTIONS = (("beta_schedule", "linear"), ("prediction_type", "epsilon"))
 DDPM = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
 """The chain that is taken where a folder tells none."""
 EMBEDDINGS = {(False, 1): "positional", (True, 0): "cosines_first"}
@@ -102,6 +120,7 @@ def network_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{unknown[0]} is not known, and may change what the network computes")
     settings = DEFAULTS | dict(settings)
+    check(settings, KINDS)
     for option, accepted in MUST_BE.items():
         if settings.get(option, accepted[0]) not in accepted:
             raise ValueError(f"{option} is {settings[option]!r}; only {accepted[0]!r} can be read")
@@ -154,7 +173,7 @@ def read_chain(path: Path) -> dict[str, Any]:
             stacklevel=2,
         )
     chain = DDPM if place is None else read_json(place)
-    kind, prediction = chain.get("beta_schedule", "linear"), chain.get("prediction_type", "epsilon")
+    kind, prediction = (str(chain.get(*option)) for option in OPTIONS)
     if kind not in CHAINS or prediction not in PREDICTIONS:
         raise PretrainedError(
             f"{place}: beta_schedule {kind!r} with prediction_type {prediction!r} cannot be read; only "
@@ -164,6 +183,7 @@ def read_chain(path: Path) -> dict[str, Any]:
         if chain.get(option):
             raise PretrainedError(f"{place}: a chain with {option} cannot be read")
     with describing(place, "a chain"):
+        check(chain, CHAIN_KINDS)
         steps, first, last = chain["num_train_timesteps"], chain["beta_start"], chain["beta_end"]
         chain_alphas_cumprod(CHAINS[kind], steps, first, last)
     linear = {"beta_min": first * steps, "beta_max": last * steps}

@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.description import Description
-from models.networks import MODELS
-from sde_lib import lookup
 
 
 def _scalar(module: str) -> Callable[..., Any]:
@@ -81,15 +79,16 @@ def describing(source: object, what: str = "a network") -> Iterator[None]:
         yield
     except PretrainedError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise PretrainedError(f"{source} does not describe {what}: {reason}") from error
 
 
 def skeleton(description: Description) -> nn.Module:
-    """The network without values: its parts, names and shapes."""
+    """The network without values: its parts, names and shapes; all else of the description is tried too."""
+    description.around(nn.Identity())
     with torch.device("meta"):
-        return lookup(MODELS, description.network, "network")(**description.options)
+        return description.build_network()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -161,6 +160,10 @@ def arrange(
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise PretrainedError(f"{path} {kind} {names[0]}{more}: is it of another configuration?")
+    for name in needed:
+        fault = _fault(tensors[name])
+        if fault:
+            raise PretrainedError(f"{path}: {name} {fault}; weights are dense tensors of finite numbers")
     own = net.state_dict()
     found = {}
     for name, source in sources.items():
@@ -175,3 +178,12 @@ def arrange(
             )
         found[name] = value.float()
     return found
+
+
+def _fault(value: Any) -> str | None:
+    """What keeps a value of a file from being a weight."""
+    if not isinstance(value, Tensor):
+        return f"is no tensor but {type(value).__name__}"
+    if value.layout != torch.strided or not value.is_floating_point():
+        return f"is of {value.dtype}, {value.layout}"
+    return None if value.isfinite().all() else "has values that are not finite"

@@ -23,6 +23,7 @@ from models.pretrained.files import (
     skeleton,
     with_null_label,
 )
+from models.pretrained.kinds import COUNT, FLAG, SHARE, TEXT, check, either
 
 NAMES = (
     (r"^embed\.mlp\.", "time_embed."),
@@ -50,6 +51,27 @@ MULTS = {
     32: (1, 2, 2, 2),
 }
 """Image size -> widths where the flag channel_mult is empty."""
+KINDS = {
+    "image_size": COUNT,
+    "num_channels": COUNT,
+    "num_res_blocks": COUNT,
+    "num_heads": COUNT,
+    "num_heads_upsample": either(COUNT, -1),
+    "num_head_channels": either(COUNT, -1),
+    "attention_resolutions": TEXT,
+    "channel_mult": TEXT,
+    "dropout": SHARE,
+    "class_cond": FLAG,
+    "use_scale_shift_norm": FLAG,
+    "resblock_updown": FLAG,
+    "use_new_attention_order": FLAG,
+    "learn_sigma": FLAG,
+    "diffusion_steps": COUNT,
+    "noise_schedule": TEXT,
+    "rescale_timesteps": FLAG,
+    "predict_xstart": FLAG,
+}
+"""Flag -> what it takes."""
 CLASSES = 1000
 PROCESSES = {"linear": "vp", "cosine": "cosine"}
 """Their noise schedule -> the process that it becomes in continuous time."""
@@ -75,6 +97,7 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
 
 def describe(config: Mapping[str, Any]) -> Description:
     """The score model of these flags."""
+    check(config, KINDS)
     steps, schedule = config.get("diffusion_steps", 1000), config.get("noise_schedule", "linear")
     if schedule not in PROCESSES:
         raise ValueError(f"noise_schedule is {schedule!r}; only {' and '.join(map(repr, PROCESSES))} can be read")

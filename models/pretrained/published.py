@@ -183,7 +183,7 @@ def settings_of(
         PretrainedError: an unknown name, or a file that holds no settings.
     """
     if config is None:
-        beside = path.with_suffix(".json")
+        beside = path.parent / f"{path.stem}.json"
         if by_itself:
             return None
         return read_json(beside) if beside.is_file() else PUBLISHED.get(name_of(path))

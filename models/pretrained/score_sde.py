@@ -17,6 +17,7 @@ from models.layers import ResidualBlock, SelfAttention
 from models.ncsnpp import NCSNpp
 from models.ncsnpp_layers import FourierEmbedding
 from models.pretrained.files import Pretrained, PretrainedError, Source, arrange, describing, one, read_torch, skeleton
+from models.pretrained.kinds import COUNT, COUNTS, FLAG, NUMBERS, POSITIVE, SHARE, TEXT, check
 from sde_lib import lookup
 
 PROCESSES = {
@@ -25,6 +26,29 @@ PROCESSES = {
     "vesde": ("ve", ("sigma_min", "sigma_max")),
 }
 """Their name -> ours, and its options, which have the same names."""
+KINDS = {
+    "nf": COUNT,
+    "ch_mult": COUNTS,
+    "num_res_blocks": COUNT,
+    "attn_resolutions": COUNTS,
+    "dropout": SHARE,
+    "image_size": COUNT,
+    "num_channels": COUNT,
+    "centered": FLAG,
+    "continuous": FLAG,
+    "scale_by_sigma": FLAG,
+    "skip_rescale": FLAG,
+    "fir": FLAG,
+    "fir_kernel": NUMBERS,
+    "fourier_scale": POSITIVE,
+    "num_scales": COUNT,
+    "sigma_min": POSITIVE,
+    "sigma_max": POSITIVE,
+    "beta_min": POSITIVE,
+    "beta_max": POSITIVE,
+    "sde": TEXT,
+}
+"""Option -> what it takes."""
 MUST_BE = {
     "attention_type": "ddpm",
     "conditional": True,
@@ -61,12 +85,14 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
         raise PretrainedError(f"{path} is no checkpoint of score_sde_pytorch: it needs the entries model and ema")
     trained, averaged = by_name(content, path)
     places = sources(net, negated=predicts_minus_eps(flat))
-    step = content.get("step")
+    step = content.get("step", 0)
+    if not COUNT.fits(step) and step != 0:
+        raise PretrainedError(f"{path}: step is {step!r}; it must be a whole number")
     return Pretrained(
         description,
         arrange(net, places, averaged, path),
         arrange(net, places, trained, path),
-        step if isinstance(step, int) else 0,
+        step,
     )
 
 
@@ -82,6 +108,7 @@ def describe(config: Mapping[str, Any]) -> Description:
 
     A configuration without the name of its process has that of its network: scaling by sigma is for VE.
     """
+    check(config, KINDS)
     name = config.get("sde", "vesde" if config["scale_by_sigma"] else "vpsde").lower()
     if name not in PROCESSES:
         raise PretrainedError(f"the process {name!r} is not known; only {', '.join(PROCESSES)} are")
@@ -175,6 +202,9 @@ def by_name(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], 
     except (AttributeError, KeyError, TypeError) as error:
         raise PretrainedError(f"{path} has no model by name, or no list of averaged parameters ({error})") from error
     named.pop("sigmas", None)
+    odd = [name for name, value in named.items() if not isinstance(value, Tensor)]
+    if odd or not all(isinstance(value, Tensor) for value in shadow):
+        raise PretrainedError(f"{path}: {odd[0] if odd else 'an average'} is no tensor")
     fixed = {name: value for name, value in named.items() if name.endswith(".W") and value.ndim == 1}
     moving = [name for name in named if name not in fixed]
     if len(moving) != len(shadow):

@@ -105,8 +105,38 @@ def test_the_network_is_told_the_steps_of_its_own_chain():
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w * float("nan"), "has values that are not finite; weights are dense tensors of finite numbers"),
+        (lambda w: w.int(), "is of torch.int32, torch.strided"),
+        (lambda w: w.to(torch.complex64), "is of torch.complex64"),
+    ],
+)
+def test_values_that_are_no_weights(tmp_path, change, message):
+    golden = Golden("guided_uncond")
+    name = "out.2.weight"
+    path = write(tmp_path / "m.pt", golden.tensors | {name: change(golden.tensors[name])})
+    with pytest.raises(PretrainedError, match=f"{name} {message}"):
+        pretrained.load(path, config=golden.config)
+
+
+def test_weights_of_half_precision_are_widened(tmp_path):
+    golden = Golden("guided_uncond")
+    halves = {name: value.half() for name, value in golden.tensors.items()}
+    model = pretrained.load(write(tmp_path / "m.pt", halves), config=golden.config)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.net.head.bias, halves["out.2.bias"].float())
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_heads": True}, "num_heads is True; it must be a whole number above 0"),
+        ({"num_head_channels": 0}, "num_head_channels is 0; it must be a whole number above 0, or -1"),
+        ({"learn_sigma": "True"}, "learn_sigma is 'True'; it must be True or False"),
+        ({"dropout": 1.0}, r"dropout is 1.0; it must be a number in \[0, 1\)"),
+        ({"attention_resolutions": [16]}, r"attention_resolutions is \[16\]; it must be text"),
+        ({"attention_resolutions": "a"}, "does not describe a network: invalid literal"),
         ({"noise_schedule": "sqrt"}, "noise_schedule is 'sqrt'; only 'linear' and 'cosine'"),
         ({"num_heads_upsample": 2}, "another num_heads_upsample than num_heads cannot be read"),
         ({"num_channels": 48}, "makes a tensor of shape"),

@@ -159,6 +159,24 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": "x"}, "step is 'x'; it must be a whole number"),
+        ({"step": -1}, "step is -1; it must be a whole number"),
+        ({"model": {"a": "b"}}, "a is no tensor"),
+        ({"model": [1]}, "has no model by name, or no list of averaged parameters"),
+        ({"ema": {}}, "has no model by name, or no list of averaged parameters"),
+        ({"ema": {"shadow_params": [1]}}, "an average is no tensor"),
+    ],
+    ids=str,
+)
+def test_entries_of_another_kind(tmp_path, changes, message):
+    golden = Golden("score_sde_ddpm")
+    with pytest.raises(PretrainedError, match=message):
+        pretrained.load(write(tmp_path / "c.pth", golden, **changes), config=nested(golden))
+
+
 def test_files_that_are_no_checkpoints(tmp_path):
     golden = Golden("score_sde_ddpm")
     config, path = nested(golden), write(tmp_path / "c.pth", golden)
@@ -172,7 +190,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         pretrained.load(path, "score_sde", config=config)
     with pytest.raises(PretrainedError, match=r"cannot tell the format of .* by its content; give one of score_sde,"):
         pretrained.load(path, config=config)
-    with pytest.raises(PretrainedError, match=r"no file .*nothing\.pth"):
+    with pytest.raises(PretrainedError, match=r"no file or folder .*nothing\.pth"):
         pretrained.load(tmp_path / "nothing.pth", config=config)
 
 
@@ -210,6 +228,9 @@ def test_a_format_that_cannot_be_told(tmp_path):
     [
         ({"scale_by_sigma": True, "sde": "vpsde"}, "positional embedding, and no scale_by_sigma"),
         ({"embedding_type": "fourier"}, "a VP or sub-VP network has positional embedding"),
+        ({"nf": 32.0}, "nf is 32.0; it must be a whole number above 0"),
+        ({"ch_mult": 2}, "ch_mult is 2; it must be whole numbers above 0"),
+        ({"beta_max": float("inf")}, "beta_max is inf; it must be a number above 0"),
         ({"nonlinearity": "elu"}, "nonlinearity is 'elu'; only 'swish' can be read"),
         ({"resamp_with_conv": False}, "resamp_with_conv is False; only True can be read"),
         ({"progressive": "skip"}, "unknown progressive 'skip'; choose from .*'output_skip'"),

@@ -1,6 +1,7 @@
 """What is written here: diffusers makes the same images of it, and it is read back to the bit."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -176,7 +177,7 @@ def test_a_file_of_ours_that_is_not_what_it_should_be(tmp_path):
             pretrained.load(path, **options)
         return str(caught.value)
 
-    assert f"no file {path}" in fault()
+    assert f"no file or folder {path}" in fault()
     native.write(path, description, model)
     assert "holds its own configuration; leave config out" in fault(config={"dim": 3})
     whole = path.read_bytes()
@@ -187,6 +188,11 @@ def test_a_file_of_ours_that_is_not_what_it_should_be(tmp_path):
     assert "makes a tensor of shape (8, 3), but the configuration needs (8, 4)" in fault()
     native.write(path, Description("mpl", {}), model)
     assert "does not describe a network: unknown network 'mpl'" in fault()
+    wrong = {"process": "xp"}, {"prediction": "z"}, {"conditioning": "z"}, {"chain": {"steps": -1}}, {"sigma_data": -1}
+    for changes in (*wrong, {"low": 5.0}, {"process_options": {"beta_min": -1}}, {"more": 1}, {"options": [1]}):
+        content = asdict(description) | ({"conditioning": "chain"} if "chain" in changes else {}) | changes
+        native.save_file(dict(model.net.state_dict()), path, {native.HEADER: json.dumps(content)})
+        assert f"the header of {path} does not describe a network: " in fault()
     native.save_file(dict(model.net.state_dict()), path)
     assert "does not say what network it is of" in fault()
     native.save_file(dict(model.net.state_dict()), path, {native.HEADER: "[1"})
