@@ -22,6 +22,7 @@ from typing import NoReturn
 import torch
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+from safetensors import SafetensorError
 
 from configs import default
 from modes import FORMATS, MODES, Run, dry_run, read_source
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
             dry_run(run, scores=FLAGS.mode in ("train", "likelihood"))
         else:
             MODES[FLAGS.mode](run)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:  # the last: a full disk
         if FLAGS.traceback:
             raise
         fail(f"{error} (--traceback shows where)", status=1)

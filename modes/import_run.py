@@ -78,8 +78,8 @@ def import_run(run: Run) -> None:
     load_weights(state.model.net, source.trained or source.weights, folder.path)
     load_weights(state.ema.model.net, source.weights, folder.path)
     state.step = state.ema.updates = source.step
+    checkpoint = state.save(folder.checkpoints)  # first: one that fails leaves nothing that looks like a run
     folder.store_config(run.config.to_dict())
-    checkpoint = state.save(folder.checkpoints)
     print(f"{describe(run)}; step {source.step}: {checkpoint}")
     print("next:")
     print(f"  {run.command('sample')}")

@@ -84,7 +84,9 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
         PretrainedError: no or another configuration, or a file that does not fit it.
     """
     if config is None:
-        raise PretrainedError(f"{path} does not hold its configuration; give config=, by the names of the flags")
+        raise PretrainedError(
+            f"{path} does not hold its configuration; give config= (--source_config): a published name, or the flags"
+        )
     with describing("the configuration"):
         description = describe(config)
         net = skeleton(description)

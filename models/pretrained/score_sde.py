@@ -75,7 +75,9 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
         PretrainedError: no or another configuration, or a file that does not fit it.
     """
     if config is None:
-        raise PretrainedError(f"{path} does not hold its configuration; give config=, as in score_sde_pytorch")
+        raise PretrainedError(
+            f"{path} does not hold its configuration; give config= (--source_config): a published name, or its values"
+        )
     with describing("the configuration"):
         flat = flattened(config)
         description = describe(flat)
