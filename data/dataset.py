@@ -39,7 +39,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples, at least 1."""
+        """Number of samples; 0 only where there are no data at hand (``NoData``)."""
 
     @abstractmethod
     def fetch(self, indices: Sequence[int]) -> Batch:

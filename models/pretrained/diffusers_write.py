@@ -24,7 +24,6 @@ from sde_lib import PREDICTIONS, chain_alphas_cumprod
 
 VERSION = "0.35.0"
 """Of diffusers; the folder needs no later one."""
-DDPM = {"chain": "linear", "steps": 1000, "first": 0.0001, "last": 0.02}
 NAMES = {ours: theirs for theirs, ours in CHAINS.items()}
 
 
@@ -44,9 +43,8 @@ def write(folder: Path, description: Description, model: ScoreModel) -> None:
         raise ValueError(f"diffusers' pipeline has no network like {description.network!r}; only 'unet' fits it")
     if (description.low, description.high) != (-1.0, 1.0):
         raise ValueError(f"the data lie on [{description.low:g}, {description.high:g}]; diffusers' lie on [-1, 1]")
-    own = {key: value for key, value in description.chain.items() if key != "scale"}
     told_steps = description.conditioning == "chain" and description.chain.get("scale", 1.0) == 1
-    chain = DDPM | {key: value for key, value in own.items() if value is not None} if told_steps else DDPM
+    chain = own_chain(description.chain) if told_steps else own_chain({})
     prediction, sign, times = read_as_chain(model, chain)
     settings = unet_settings(net, description)
     tensors = their_tensors(net)
@@ -78,6 +76,17 @@ def write(folder: Path, description: Description, model: ScoreModel) -> None:
     )
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
     _save(folder / "model_index.json", "DDPMPipeline", parts)
+
+
+def own_chain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``ChainIndex`` with their defaults, which make DDPM's chain."""
+    steps, first, last = options.get("steps", 1000), options.get("first"), options.get("last")
+    return {
+        "chain": options.get("chain", "linear"),
+        "steps": steps,
+        "first": 0.1 / steps if first is None else first,
+        "last": 20 / steps if last is None else last,
+    }
 
 
 def read_as_chain(model: ScoreModel, chain: Mapping[str, Any]) -> tuple[str, int, Tensor]:

@@ -21,6 +21,7 @@ KINDS = {
     "x0": {"prediction": "x0"},
     "v": {"prediction": "v"},
     "its own chain": {"conditioning": "chain", "chain": {"steps": 200, "first": 1e-3, "last": 0.08}},
+    "a shorter chain": {"conditioning": "chain", "chain": {"steps": 500}},
     "a scaled chain": {"conditioning": "chain", "chain": {"chain": "cosine", "steps": 4000, "scale": 0.25}},
     "cosine": {"process": "cosine", "conditioning": "chain", "chain": {"chain": "cosine", "steps": 1000}},
     "log_sigma": {"conditioning": "log_sigma"},
@@ -64,7 +65,7 @@ def test_diffusers_draws_our_images(tmp_path, kind):
     torch.testing.assert_close(found.x / largest, x / largest, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "its own chain", "edm on vp"])
+@pytest.mark.parametrize("kind", ["eps", "v", "its own chain", "a shorter chain", "edm on vp"])
 def test_what_diffusers_is_given_can_be_read_back(tmp_path, kind):
     """It is told the same at the steps of the chain; between them rows are mixed."""
     description = Description("unet", UNET, **KINDS[kind])
