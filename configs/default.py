@@ -15,12 +15,15 @@ def get_config() -> ConfigDict:
     config.threads = 0  # CPU threads of one operation; 0: torch's choice, a thread for each core
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # digits, toy, folder, celeba, cifar10; none: no data at hand (sampling only)
-    data.root = ""  # folder of the files (folder, celeba, cifar10)
-    data.image_size = 64  # pixels (folder, celeba, none)
-    data.channels = 3  # 1 or 3 (folder, none)
-    data.crop = "center"  # center, none; celeba140, celeba128 (folder, celeba)
-    data.holdout = 0.1  # share of the images kept for likelihood (folder)
+    data.name = "digits"  # digits, toy, folder, celeba, shards, arrays, cifar10, mnist, fashion_mnist; none: no data
+    data.root = ""  # where the files are; docs/data.md tells what each takes (all but digits, toy, none)
+    data.image_size = 64  # pixels (folder, celeba, shards, none)
+    data.channels = 3  # 1 or 3 (folder, shards, none)
+    data.crop = "center"  # center, none; celeba140, celeba128 (folder, celeba, shards)
+    data.holdout = 0.1  # share of the images kept for likelihood (folder, shards, arrays)
+    data.attributes = ""  # labels: names divided by commas; celeba: or all; "": unlabelled (celeba, none)
+    data.corrupt = "fail"  # what an unreadable image does; fail, skip (folder, celeba, shards)
+    data.cache = "cache"  # folder of images decoded once for all; "": decode them each time (folder, celeba, shards)
     data.distribution = "checkerboard"  # checkerboard, moons, rings, swissroll, gaussians (toy)
     data.size = 20_000  # points (toy)
     data.low = -1.0  # model value of the darkest level (images)
@@ -28,6 +31,7 @@ def get_config() -> ConfigDict:
     data.levels = 256  # of a pixel (none)
     data.classes = 0  # number of class labels (none)
     data.random_flip = False  # mirror training images left to right
+    data.augment = 0.0  # probability of each of EDM's augmentations, which the network is told; 0: none
     data.dequantize = True  # train on levels made uniform in their bin: for likelihood; False: for looks
     data.workers = 0  # threads that decode images in the background
 
@@ -71,7 +75,7 @@ def get_config() -> ConfigDict:
     model.width = 128  # mlp: hidden width
     model.blocks = 3  # mlp: residual blocks
     model.dropout = 0.1  # probability, in every residual block
-    model.conditional = False  # tell the network the class label
+    model.conditional = False  # tell the network the label: the class, or the attributes
     model.prediction = "eps"  # eps, score, x0, v, edm
     model.conditioning = "time"  # time, time_left, log_snr, log_sigma, chain
     model.chain = "linear"  # conditioning chain: linear, scaled_linear, sigmoid, cosine
@@ -102,6 +106,8 @@ def get_config() -> ConfigDict:
     training.time_law = "uniform"  # continuous: uniform, log_snr, logistic (in the log-SNR)
     training.importance = False  # continuous: the law only proposes t; the loss is divided by its density
     training.low_discrepancy = True  # continuous: spread the times of a batch evenly
+    training.label_dropout = 0.1  # conditional models: share of the samples that are trained on without their label
+    training.attribute_dropout = 0.5  # attributes: share of the samples of which only some are told
     training.log_every = 100  # steps
     training.checkpoint_every = 5000  # steps
     training.keep_checkpoints = 2  # newest ones that are kept
@@ -109,6 +115,10 @@ def get_config() -> ConfigDict:
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
 
     config.sampling = sampling = ConfigDict()
+    sampling.labels = ""  # "3", "3,5", "Smiling=1,Male=0"; "none": without; "": in turns (docs/guidance.md)
+    sampling.guidance = 1.0  # scale of classifier-free guidance; 1: none
+    sampling.guidance_low = 0.0  # smallest sigma / alpha with guidance
+    sampling.guidance_high = placeholder(float)  # largest; None: no bound
     sampling.sampler = "deis"  # docs/samplers.md tells which one when (flag --sampler)
     sampling.num_images = 64  # samples to draw
     sampling.batch_size = 64  # samples drawn at once
@@ -116,6 +126,7 @@ def get_config() -> ConfigDict:
     sampling.steps = placeholder(int)  # None: the sampler's own, e.g. deis 20, ancestral 500; adaptive ones need none
     sampling.grid = placeholder(str)  # uniform, quadratic, log_snr, karras, asinh, or times "1,0.5,0.01"; None: its own
     sampling.t_end = placeholder(float)  # where the steps stop; None: 0.001 (deis and ipndm from 24 steps on: 0.0003)
+    sampling.t_start = placeholder(float)  # where they start; None: 1; earlier for editing from a noised image
     sampling.denoise = True  # return E[x0 | x] at t_end, without its last noise
     sampling.rho = placeholder(float)  # grid karras (None: 7) or asinh (None: 2; deis, ipndm: points - 1)
     sampling.threshold = "none"  # of the denoised estimate: none, clip, dynamic

@@ -1,25 +1,36 @@
 """Sources of x_0, and the only place that knows pixel levels, ranges, crops and labels."""
 
-from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import Any
 
+from data.arrays import Arrays
+from data.augmentation import AUGMENTATION_DIMS, Augmentation
 from data.celeba import CelebA
 from data.cifar10 import CIFAR10
+from data.converted import ConvertedImages
 from data.dataset import Batch, Dataset, TensorDataset
 from data.dequantization import Dequantized, Dequantizer, TruncatedNormalDequantizer, UniformDequantizer
 from data.digits import Digits
 from data.folder import ImageFolder
-from data.loader import batch_indices, eval_batches, prepare, train_batches
+from data.image_files import ImageFiles
+from data.labels import UNKNOWN, hide_labels, parse_labels
+from data.loader import eval_batches, prepare, train_batches
+from data.mnist import MNIST, FashionMNIST
 from data.none import NoData
+from data.order import batch_indices
 from data.quantizer import Quantizer
 from data.randomness import derive_seed, make_generator
+from data.shards import Shards
 from data.toy import Toy
 from sde_lib.registry import lookup
 
 __all__ = [
+    "AUGMENTATION_DIMS",
     "DATASETS",
+    "UNKNOWN",
+    "Augmentation",
     "Batch",
+    "ConvertedImages",
     "Dataset",
     "Dequantized",
     "Dequantizer",
@@ -32,17 +43,23 @@ __all__ = [
     "derive_seed",
     "eval_batches",
     "get_dataset",
+    "hide_labels",
     "make_generator",
+    "parse_labels",
     "prepare",
     "train_batches",
 ]
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
+DATASETS: dict[str, type[Dataset]] = {
     "digits": Digits,
     "toy": Toy,
     "folder": ImageFolder,
     "celeba": CelebA,
+    "shards": Shards,
+    "arrays": Arrays,
     "cifar10": CIFAR10,
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
     "none": NoData,
 }
 
@@ -53,8 +70,11 @@ def dataset_options(name: str) -> dict[str, Parameter]:
     Raises:
         ValueError: unknown data set.
     """
-    parameters = signature(lookup(DATASETS, name, "data set")).parameters
-    return {option: parameter for option, parameter in parameters.items() if option != "split"}
+    kind = lookup(DATASETS, name, "data set")
+    options = {option: parameter for option, parameter in signature(kind).parameters.items() if option != "split"}
+    if issubclass(kind, ImageFiles):
+        options["cache"] = Parameter("cache", Parameter.KEYWORD_ONLY, default="")
+    return options
 
 
 def get_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
@@ -63,7 +83,8 @@ def get_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
     Args:
         name: a key of ``DATASETS``.
         split: "train" or "test"; CelebA has "valid" too.
-        **options: those of the data set's class.
+        **options: those of the data set's class. Those made of image files take ``cache`` too: the folder of the
+            converted images (``data.converted``), or "" to decode them each time.
 
     Raises:
         ValueError: unknown data set or split, or an option value that is not accepted.
@@ -79,4 +100,6 @@ def get_dataset(name: str, split: str = "train", **options: Any) -> Dataset:
     missing = [option for option in required if option not in options]
     if missing:
         raise TypeError(f"data set {name!r} needs the option {', '.join(missing)}; {listing}")
-    return DATASETS[name](split, **options)
+    cache = options.pop("cache", "") if issubclass(DATASETS[name], ImageFiles) else ""
+    dataset = DATASETS[name](split, **options)
+    return ConvertedImages(dataset, cache) if cache and isinstance(dataset, ImageFiles) else dataset

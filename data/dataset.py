@@ -12,11 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data.labels import check_labels
 from data.quantizer import Quantizer
 
 
 class Batch(NamedTuple):
-    """Samples ``x`` (B, *) and their classes ``y``, int64 (B,), or None where there are no labels."""
+    """Samples ``x`` (B, *) and their labels ``y``: classes (B,) or attributes (B, A), int64, or None without labels."""
 
     x: Tensor
     y: Tensor | None = None
@@ -29,13 +30,21 @@ class Dataset(ABC):
         name: for messages and reports.
         shape: of one sample: (C, H, W) or (D,).
         quantizer: levels and range of the pixels; None for continuous data, which has no levels.
-        num_classes: number of classes; 0 if unlabelled, and then every ``Batch.y`` is None.
+        num_classes: number of classes, where the labels are classes; else 0.
+        num_attributes: number of attributes, where the labels are vectors of these; else 0. If both are 0 the data are
+            unlabelled, and every ``Batch.y`` is None.
+        label_names: of the classes or attributes; empty where they have none.
+        shards: lengths of the stretches in which the samples are stored, for data that are best read one after the
+            other; empty for data that are read anywhere.
     """
 
     name: str
     shape: tuple[int, ...]
     quantizer: Quantizer | None
-    num_classes: int
+    num_classes: int = 0
+    num_attributes: int = 0
+    label_names: tuple[str, ...] = ()
+    shards: tuple[int, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -49,7 +58,7 @@ class Dataset(ABC):
             indices: B indices in 0 .. len - 1; repeats are allowed.
 
         Returns:
-            ``x`` uint8 levels (B, C, H, W), or float32 (B, D) where ``quantizer`` is None; ``y`` int64 (B,) or None.
+            ``x`` uint8 levels (B, C, H, W), or float32 (B, D) where ``quantizer`` is None; ``y`` as in ``Batch``.
 
         Raises:
             IndexError: an index is out of range.
@@ -73,9 +82,11 @@ class TensorDataset(Dataset):
     Args:
         name: for messages and reports.
         x: levels (N, C, H, W) of the quantizer's dtype, or float32 (N, D) without.
-        y: int64 classes (N,) in 0 .. num_classes - 1, or None.
+        y: int64 classes (N,) in 0 .. num_classes - 1, or attributes (N, A) of 0 and 1, or None.
         quantizer: levels and range; None for continuous data.
-        num_classes: 0 exactly when ``y`` is None.
+        num_classes: 0 unless the labels are classes.
+        num_attributes: A, or 0 unless the labels are attributes.
+        label_names: of the classes or attributes.
 
     Raises:
         TypeError: ``x`` or ``y`` has the wrong dtype.
@@ -83,14 +94,24 @@ class TensorDataset(Dataset):
     """
 
     def __init__(
-        self, name: str, x: Tensor, y: Tensor | None = None, *, quantizer: Quantizer | None = None, num_classes: int = 0
+        self,
+        name: str,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        quantizer: Quantizer | None = None,
+        num_classes: int = 0,
+        num_attributes: int = 0,
+        label_names: Sequence[str] = (),
     ) -> None:
         _check_samples(x, quantizer)
-        _check_labels(y, len(x), num_classes)
+        check_labels(y, len(x), num_classes, num_attributes)
         self.name = name
         self.shape = tuple(x.shape[1:])
         self.quantizer = quantizer
         self.num_classes = num_classes
+        self.num_attributes = num_attributes
+        self.label_names = tuple(label_names)
         self._x, self._y = x, y
 
     def __len__(self) -> int:
@@ -111,18 +132,3 @@ def _check_samples(x: Tensor, quantizer: Quantizer | None) -> None:
         raise ValueError(f"samples must have shape (N, *) with N >= 1, got {tuple(x.shape)}")
     if quantizer is not None and not 0 <= (low := int(x.min())) <= (high := int(x.max())) < quantizer.levels:
         raise ValueError(f"levels from {low} to {high} do not fit a quantizer of {quantizer.levels} levels")
-
-
-def _check_labels(y: Tensor | None, length: int, num_classes: int) -> None:
-    if (y is None) != (num_classes == 0):
-        raise ValueError(
-            f"labels and num_classes go together, got y={'None' if y is None else 'a tensor'}, {num_classes=}"
-        )
-    if y is None:
-        return
-    if y.dtype != torch.int64:
-        raise TypeError(f"labels must be torch.int64, got {y.dtype}")
-    if y.shape != (length,):
-        raise ValueError(f"{length} samples need labels of shape ({length},), got {tuple(y.shape)}")
-    if int(y.min()) < 0 or int(y.max()) >= num_classes:
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got values from {int(y.min())} to {int(y.max())}")

@@ -1,18 +1,13 @@
-"""Any folder of images, nested or flat, with a fixed held-out part.
+"""Any folder or zip of images, nested or flat, with a fixed held-out part (``data.holdout``)."""
 
-Whether an image is held out depends on its relative path alone (a stable hash of it), so the split is the same on
-every machine and an image keeps its side when others are added. Only where this would leave a side empty does the
-image with the smallest, or the greatest, hash change over.
-"""
-
-import os
 from pathlib import Path
 
 import torch
 
+from data.dataset_json import FILE, Table, read_labels
+from data.files import Files, open_files
+from data.holdout import choose_split, hash_names
 from data.image_files import ImageFiles
-from data.randomness import derive_seed
-from sde_lib.registry import lookup
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -20,12 +15,13 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 class ImageFolder(ImageFiles):
     """The images under ``root`` in the sorted order of their paths.
 
-    If every image lies in a subfolder, and there are at least two of these, the first-level subfolders are the classes
-    (``class_names``, sorted); otherwise the images are unlabelled. Names that start with a dot are passed over.
+    A file ``dataset.json`` at the top gives their labels (``data.dataset_json``). Without it: if every image lies in a
+    subfolder, and there are at least two of these, the first-level subfolders are the classes (``label_names``,
+    sorted); otherwise the images are unlabelled. Names that start with a dot are passed over.
 
     Args:
         split: "train", or "test" for the held-out images.
-        root: the folder.
+        root: the folder, or a .zip.
         image_size: side of the square images, in pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: a key of ``data.images.CROPS``.
@@ -33,10 +29,11 @@ class ImageFolder(ImageFiles):
             hold at least one.
         low: model value of level 0.
         high: model value of level 255.
+        corrupt: "fail" or "skip"; see ``EncodedImages``.
 
     Raises:
-        FileNotFoundError: ``root`` is no folder, or holds no images.
-        ValueError: an option is not accepted, or the split is empty.
+        FileNotFoundError: there is nothing at ``root``, or no images.
+        ValueError: an option is not accepted, ``dataset.json`` or the zip is damaged, or the split is empty.
     """
 
     def __init__(
@@ -50,68 +47,47 @@ class ImageFolder(ImageFiles):
         holdout: float = 0.1,
         low: float = -1.0,
         high: float = 1.0,
+        corrupt: str = "fail",
     ) -> None:
-        root = Path(root).expanduser()
-        found = find_images(root)
-        train, test = split_by_name(found, holdout)
-        files = lookup({"train": train, "test": test}, split, "split of folder")
-        if not files:
-            raise ValueError(
-                f"the {split} split of {root} is empty: {len(found)} image(s) in all, {holdout=}; "
-                "add images or choose another holdout"
-            )
-        self.class_names = _class_names(found)
-        class_of = {name: number for number, name in enumerate(self.class_names)}
-        labels = torch.tensor([class_of[_top(file)] for file in files]) if class_of else None
+        files = open_files(Path(root).expanduser())
+        found = find_images(files)
+        names = [found[row] for row in choose_split(hash_names(found), split, holdout, f"{files.path}")]
+        class_names = () if FILE in files.names else _class_names(found)
+        table = _labels(files, names, class_names)
         super().__init__(
-            f"folder/{root.name}",
-            root,
+            f"folder/{files.path.stem}",
             files,
-            labels=labels,
-            num_classes=len(class_of),
+            names,
+            labels=table.labels,
+            num_classes=table.num_classes,
+            num_attributes=table.num_attributes,
+            label_names=class_names,
             image_size=image_size,
             channels=channels,
             crop=crop,
             low=low,
             high=high,
+            corrupt=corrupt,
         )
 
 
-def find_images(root: Path) -> list[str]:
-    """Sorted relative paths (with forward slashes) of all images under ``root``.
+def is_image(name: str) -> bool:
+    """Whether a file is an image, by the end of its name."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def find_images(files: Files) -> list[str]:
+    """Sorted names of all images.
 
     Raises:
-        FileNotFoundError: ``root`` is no folder, or holds no images.
+        FileNotFoundError: there are none.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"no image folder at {root}: give the path of an existing folder as root")
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        images = (name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith("."))
-        inside = Path(folder).relative_to(root)
-        found += [(inside / name).as_posix() for name in images]
+    found = list(filter(is_image, files.names))
     if not found:
         raise FileNotFoundError(
-            f"no images under {root}: looked for *{', *'.join(EXTENSIONS)} in it and its subfolders"
+            f"no images in {files.path}: looked for *{', *'.join(EXTENSIONS)} in it and its subfolders"
         )
-    return sorted(found)
-
-
-def split_by_name(files: list[str], holdout: float) -> tuple[list[str], list[str]]:
-    """Part the files into (train, test): a file is held out if the hash of its path falls below ``holdout``.
-
-    Raises:
-        ValueError: ``holdout`` is outside [0, 1).
-    """
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout must be a fraction in [0, 1), got {holdout!r}")
-    hashes = {file: derive_seed("holdout", file) for file in files}
-    held_out = {file for file in files if hashes[file] < holdout * 2**63}
-    if holdout > 0 and len(files) > 1:  # neither split is empty
-        by_hash = sorted(files, key=hashes.__getitem__)
-        held_out = (held_out | {by_hash[0]}) - {by_hash[-1]}
-    return [file for file in files if file not in held_out], [file for file in files if file in held_out]
+    return found
 
 
 def _class_names(files: list[str]) -> tuple[str, ...]:
@@ -120,6 +96,15 @@ def _class_names(files: list[str]) -> tuple[str, ...]:
         return ()
     names = sorted({_top(file) for file in files})
     return tuple(names) if len(names) > 1 else ()
+
+
+def _labels(files: Files, names: list[str], class_names: tuple[str, ...]) -> Table:
+    if FILE in files.names:
+        return read_labels(files.read(FILE), names, files.place(FILE))
+    if not class_names:
+        return Table(None, 0, 0)
+    class_of = {name: number for number, name in enumerate(class_names)}
+    return Table(torch.tensor([class_of[_top(file)] for file in names]), len(class_names), 0)
 
 
 def _top(file: str) -> str:

@@ -3,10 +3,11 @@
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sde_lib.registry import lookup
@@ -17,16 +18,17 @@ _MODES = {1: "L", 3: "RGB"}
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def load_image(path: Path, *, channels: int, transform: Transform) -> Tensor:
+def load_image(file: Path | BinaryIO, *, channels: int, transform: Transform, name: str | None = None) -> Tensor:
     """Read one image as uint8 (channels, H, W).
 
     The EXIF orientation is applied, transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, and colour
     becomes grey (ITU-R 601 luma) or grey becomes colour as ``channels`` asks.
 
     Args:
-        path: of the file, in any format that Pillow reads.
+        file: its path or content, in any format that Pillow reads.
         channels: 1 (grey) or 3 (RGB).
         transform: crop and resize, see ``make_transform``.
+        name: of the file, for messages; None for its path.
 
     Raises:
         ValueError: ``channels`` is neither; or the file is damaged, truncated, no image, too small for the crop, or
@@ -37,13 +39,16 @@ def load_image(path: Path, *, channels: int, transform: Transform) -> Tensor:
     if mode is None:
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
     try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            image = transform(_opaque_eight_bit(upright, file.format).convert(mode))
+        with Image.open(file) as source:
+            upright = ImageOps.exif_transpose(source)
+            image = transform(_opaque_eight_bit(upright, source.format).convert(mode))
     except FileNotFoundError:
         raise
     except _DECODE_ERRORS as error:
-        raise ValueError(f"cannot use image {path}: {error}; remove the file or replace it by an intact one") from error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(
+            f"cannot use image {name or file}: {reason}; remove the file or replace it by an intact one"
+        ) from error
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1).contiguous()
 

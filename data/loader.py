@@ -1,62 +1,20 @@
 """From a data set to batches; the only place that turns raw samples into model inputs.
 
-The training order is one infinite sequence: a permutation of the data set for epoch 0, one for epoch 1, and so on.
-Step n of a global batch of B takes positions n B .. (n + 1) B - 1, and each process its contiguous share of them.
-Order, dequantisation noise and flips depend on (seed, step, rank) only, so a run may stop, resume, or load in the
-background without changing a bit of what it sees.
+The order is that of ``data.order``. Dequantisation noise and flips depend on (seed, step, rank) only, so a run may
+stop, resume, or load in the background without changing a bit of what it sees.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import count, islice
 
 import torch
-from torch import Tensor
 
 from data.dataset import Batch, Dataset
+from data.order import batch_indices
 from data.quantizer import Quantizer
 from data.randomness import make_generator
-
-
-def batch_indices(
-    length: int, batch_size: int, step: int, *, seed: int, rank: int = 0, world_size: int = 1
-) -> list[int]:
-    """Indices that process ``rank`` takes at ``step``: a pure function of its arguments.
-
-    Args:
-        length: size of the data set.
-        batch_size: the global batch over all processes; it may exceed ``length``, and batches straddle epochs.
-        step: 0, 1, 2, ...
-        seed: of the run.
-        rank: this process, 0 .. world_size - 1.
-        world_size: number of processes; it must divide ``batch_size``.
-
-    Raises:
-        ValueError: an argument is out of range, or ``world_size`` does not divide ``batch_size``.
-    """
-    if length < 1 or batch_size < 1 or step < 0:
-        raise ValueError(f"need length >= 1, batch_size >= 1 and step >= 0, got {length=}, {batch_size=}, {step=}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
-    if batch_size % world_size:
-        raise ValueError(
-            f"batch_size {batch_size} cannot be shared evenly by {world_size} processes; use a multiple of {world_size}"
-        )
-    share = batch_size // world_size
-    start = step * batch_size + rank * share
-    indices: list[int] = []
-    while len(indices) < share:
-        epoch, offset = divmod(start + len(indices), length)
-        indices += _epoch_order(length, seed, epoch)[offset : offset + share - len(indices)].tolist()
-    return indices
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(length: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of one epoch; the cache spares computing it anew at every step."""
-    return torch.randperm(length, generator=make_generator(seed, "order", epoch))
 
 
 def prepare(
@@ -121,7 +79,7 @@ def train_batches(
     Raises:
         ValueError: an argument is out of range. An error while loading reaches the caller unchanged.
     """
-    sharing = {"seed": seed, "rank": rank, "world_size": world_size}
+    sharing = {"seed": seed, "rank": rank, "world_size": world_size, "shards": getattr(dataset, "shards", ())}
     batch_indices(len(dataset), batch_size, start_step, **sharing)  # wrong arguments fail here, not at the first batch
     if workers < 0 or prefetch < 1:
         raise ValueError(f"need workers >= 0 and prefetch >= 1, got {workers=}, {prefetch=}")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from data.dataset import Batch, Dataset
+from data.labels import check_kinds
 from data.quantizer import Quantizer
 from sde_lib.registry import lookup
 
@@ -15,6 +16,7 @@ class NoData(Dataset):
         image_size: side of the square images, in pixels.
         channels: of an image.
         classes: number of class labels.
+        attributes: names of the attributes, divided by commas, where these are the labels.
         levels: of a pixel.
         low: model value of the darkest level.
         high: model value of the brightest level.
@@ -29,6 +31,7 @@ class NoData(Dataset):
         image_size: int,
         channels: int = 3,
         classes: int = 0,
+        attributes: str = "",
         levels: int = 256,
         low: float = -1.0,
         high: float = 1.0,
@@ -37,6 +40,9 @@ class NoData(Dataset):
         self.shape = (channels, image_size, image_size)
         self.quantizer = Quantizer(levels, low, high)
         self.num_classes = classes
+        self.label_names = tuple(name.strip() for name in attributes.split(",")) if attributes else ()
+        self.num_attributes = len(self.label_names)
+        check_kinds(self.num_classes, self.num_attributes)
 
     def __len__(self) -> int:
         return 0

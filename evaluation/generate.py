@@ -1,7 +1,6 @@
 """Drawing many samples, in batches. The noise of an image depends on (seed, its index) only."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,21 @@ from tqdm import tqdm
 from data import derive_seed
 from samplers import PathNoise, Progress, Sampler
 from sde_lib import SDE, ScoreFn
+
+
+class _Labelled:
+    """A score function with the labels of a batch."""
+
+    def __init__(self, score_fn: ScoreFn, y: Tensor) -> None:
+        self.score_fn, self.y = score_fn, y
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.score_fn(x, t, y=self.y)
+
+    @property
+    def evaluations(self) -> int:
+        """See ``samplers.Score``."""
+        return getattr(self.score_fn, "evaluations", 1)
 
 
 class Generated(NamedTuple):
@@ -29,6 +43,7 @@ def generate(
     *,
     batch_size: int,
     labels: Tensor | None = None,
+    x_init: Tensor | None = None,
     seed: int = 0,
     first: int = 0,
     device: torch.device | str = "cpu",
@@ -48,7 +63,9 @@ def generate(
         shape: of one sample.
         n: number of samples.
         batch_size: samples drawn at once.
-        labels: class of each sample (n,), which the score takes as ``y``; None for an unconditional score.
+        labels: of each sample, classes (n,) or attributes (n, A), which the score takes as ``y``; None for an
+            unconditional score.
+        x_init: states at the sampler's first time (n, *), instead of draws from the prior.
         seed: of all noise.
         first: index of the first sample, for several processes that share the work.
         device: where to sample.
@@ -56,15 +73,17 @@ def generate(
         on_step: called after every step with the index of the batch's first sample and the progress.
 
     Raises:
-        ValueError: n or batch_size below 1, first below 0, or another number of labels than n.
+        ValueError: n or batch_size below 1, first below 0, or another number of labels or states than n.
         SamplingError: scores or samples that are not finite.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"{n} samples in batches of {batch_size}: both must be at least 1")
     if first < 0:
         raise ValueError(f"the first sample has index {first}; indices begin at 0")
-    if labels is not None and labels.shape != (n,):
-        raise ValueError(f"{n} samples need labels of shape ({n},), got {tuple(labels.shape)}")
+    if labels is not None and (labels.ndim not in (1, 2) or len(labels) != n):
+        raise ValueError(f"{n} samples need labels of shape ({n},) or ({n}, A), got {tuple(labels.shape)}")
+    if x_init is not None and x_init.shape != (n, *shape):
+        raise ValueError(f"{n} samples of {tuple(shape)} need as many states x_init, got {tuple(x_init.shape)}")
     starts = range(0, n, batch_size)
     steps = sampler.step_count(sde)
     parts, nfe = [], 0
@@ -78,14 +97,17 @@ def generate(
         for start in starts:
             size = min(batch_size, n - start)
             noise = PathNoise([derive_seed(seed, "sample", first + start + k) for k in range(size)])
-            score = score_fn if labels is None else partial(score_fn, y=labels[start : start + size].to(device))
+            score = score_fn if labels is None else _Labelled(score_fn, labels[start : start + size].to(device))
 
             def report(done: Progress, start: int = start) -> None:
                 bar.update()
                 if on_step is not None:
                     on_step(first + start, done)
 
-            result = sampler.sample(sde, score, (size, *shape), noise=noise, device=device, callback=report)
+            begin = None if x_init is None else x_init[start : start + size]
+            result = sampler.sample(
+                sde, score, (size, *shape), x_init=begin, noise=noise, device=device, callback=report
+            )
             parts.append(result.x.cpu())
             nfe = max(nfe, result.nfe)
     return Generated(torch.cat(parts), nfe)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, SelfAttention, sinusoidal_embedding, zero
+from models.layers import ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, zero
 from models.resample import Resample
 
 
@@ -94,7 +94,9 @@ class ADM(nn.Module):
         heads: attention heads; used where ``head_channels`` is None.
         head_channels: channels of a head.
         dropout: probability, in every residual block.
-        num_classes: number of class labels; 0 for an unconditional network.
+        num_classes: number of class labels; 0 for none.
+        num_attributes: length of label vectors, in place of classes; 0 for none.
+        augment_dims: numbers that tell how the data were augmented; 0 for none.
         scale_shift: the embedding scales and shifts; else it is added.
         resample_in_blocks: resolutions change inside residual blocks.
         learned_variance: the network has 2 in_channels outputs, of which ``forward`` gives the first half.
@@ -113,6 +115,8 @@ class ADM(nn.Module):
         head_channels: int | None = None,
         dropout: float = 0.1,
         num_classes: int = 0,
+        num_attributes: int = 0,
+        augment_dims: int = 0,
         scale_shift: bool = True,
         resample_in_blocks: bool = False,
         learned_variance: bool = False,
@@ -137,7 +141,8 @@ class ADM(nn.Module):
             return res(wide, wide, direction) if resample_in_blocks else Change(direction, wide)
 
         waves = partial(sinusoidal_embedding, dim=channels, cosines_first=True)
-        self.embed = ConditionEmbedding(channels, wide_embedding, num_classes, waves)
+        labels = Conditions(num_classes, num_attributes, augment_dims)
+        self.embed = ConditionEmbedding(channels, wide_embedding, labels, waves)
         widths = [round(channels * mult) for mult in channel_mult]
         wide, size = widths[0], image_size
         self.encoder = nn.ModuleList([nn.ModuleList([nn.Conv2d(in_channels, wide, 3, padding=1)])])
@@ -167,19 +172,20 @@ class ADM(nn.Module):
         self.norm = _norm(wide)
         self.head = zero(nn.Conv2d(wide, in_channels * (2 if learned_variance else 1), 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.
 
         Args:
             x: images (B, C, H, W).
             c_noise: noise levels (B,).
-            y: class labels (B,), int64; None for the null label.
+            y: class labels (B,) or attributes (B, num_attributes), int64, -1 for unknown; None for nothing known.
+            augment: how the data were augmented (B, augment_dims); None for not at all.
         """
-        return self.outputs(x, c_noise, y)[:, : self.in_channels]
+        return self.outputs(x, c_noise, y, augment)[:, : self.in_channels]
 
-    def outputs(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def outputs(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """All outputs: F, and the interpolation of the variance where it is learned."""
-        embedding = self.embed(c_noise, y)
+        embedding = self.embed(c_noise, y, augment)
         skips = []
         for parts in self.encoder:
             x = _run(parts, x, embedding)

@@ -1,6 +1,6 @@
 """A score model without its weights, in plain values: what a configuration, a file and a checkpoint have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Description:
         low: model value of the darkest level.
         high: of the brightest.
         levels: of a pixel; 0 for data without levels.
+        label_names: of the classes or attributes that the network is told; empty where they have none.
     """
 
     network: str
@@ -42,6 +43,7 @@ class Description:
     low: float = -1.0
     high: float = 1.0
     levels: int = 256
+    label_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.low < self.high:

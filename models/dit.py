@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, sinusoidal_embedding, zero
+from models.layers import ConditionEmbedding, Conditions, sinusoidal_embedding, zero
 
 FREQUENCIES = 256
 """Width of the embedding of the noise level, whatever the width of the network."""
@@ -99,7 +99,9 @@ class DiT(nn.Module):
         heads: attention heads.
         mlp_ratio: hidden width of a block's MLP, in multiples of ``channels``.
         dropout: probability, at the end of each branch of a block; the published networks have none.
-        num_classes: number of class labels; 0 for an unconditional network.
+        num_classes: number of class labels; 0 for none.
+        num_attributes: length of label vectors, in place of classes; 0 for none.
+        augment_dims: numbers that tell how the data were augmented; 0 for none.
         learned_variance: the network has 2 in_channels outputs, of which ``forward`` gives the first half.
 
     Raises:
@@ -118,6 +120,8 @@ class DiT(nn.Module):
         mlp_ratio: int = 4,
         dropout: float = 0.0,
         num_classes: int = 0,
+        num_attributes: int = 0,
+        augment_dims: int = 0,
         learned_variance: bool = False,
     ) -> None:
         super().__init__()
@@ -136,7 +140,8 @@ class DiT(nn.Module):
         self._check_size(image_size, image_size)
         self.nominal = image_size // patch_size
         waves = partial(sinusoidal_embedding, dim=FREQUENCIES, cosines_first=True)
-        self.embed = ConditionEmbedding(FREQUENCIES, channels, num_classes, waves)
+        labels = Conditions(num_classes, num_attributes, augment_dims)
+        self.embed = ConditionEmbedding(FREQUENCIES, channels, labels, waves)
         self.stem = nn.Conv2d(in_channels, channels, patch_size, stride=patch_size)
         self.blocks = nn.ModuleList(DiTBlock(channels, heads, mlp_ratio, dropout) for _ in range(depth))
         self.modulate = nn.Linear(channels, 2 * channels)
@@ -149,30 +154,32 @@ class DiT(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight.data.flatten(1))  # a patch is one vector
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         for layer in self.embed.modules():
             if isinstance(layer, nn.Linear | nn.Embedding):
                 nn.init.normal_(layer.weight, std=0.02)
         for layer in (*(block.modulate for block in self.blocks), self.modulate, self.head):
             zero(layer)
 
-    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.
 
         Args:
             x: images (B, C, H, W), H and W divisible by the patch.
             c_noise: noise levels (B,), of the order of 0 .. 1000.
-            y: class labels (B,), int64; None for the null label.
+            y: class labels (B,) or attributes (B, num_attributes), int64, -1 for unknown; None for nothing known.
+            augment: how the data were augmented (B, augment_dims); None for not at all.
 
         Raises:
-            ValueError: a size that the patch does not divide, or labels for a network without classes.
+            ValueError: a size that the patch does not divide, or labels for a network without.
         """
-        return self.outputs(x, c_noise, y)[:, : self.in_channels]
+        return self.outputs(x, c_noise, y, augment)[:, : self.in_channels]
 
-    def outputs(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def outputs(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """All outputs: F, and the interpolation of the variance where it is learned."""
         self._check_size(*x.shape[2:])
-        embedding = self.embed(c_noise, y)
+        embedding = self.embed(c_noise, y, augment)
         patches = self.stem(x)
         tokens = patches.flatten(2).transpose(1, 2) + self._places(patches).to(x.dtype)
         for block in self.blocks:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,39 +71,89 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+class Conditions(NamedTuple):
+    """What a network may be told beside the noise level; 0 stands for nothing.
+
+    Attributes:
+        num_classes: labels are classes 0 .. num_classes - 1, or -1 for unknown.
+        num_attributes: labels are vectors of this length, of 0, 1, and -1 for unknown.
+        augment_dims: length of the vector that says how the data were augmented, 0 for not at all.
+    """
+
+    num_classes: int = 0
+    num_attributes: int = 0
+    augment_dims: int = 0
+
+
+NOTHING = Conditions()
+
+
 class ConditionEmbedding(nn.Module):
-    """What every block is told: an MLP of an embedding of the noise level, plus a learned vector for the class.
+    """What every block is told: an MLP of an embedding of the noise level, plus one of the label.
+
+    A class adds a learned vector, and so does the unknown class (the null label). Attributes add one each, for yes or
+    for no, and nothing where they are unknown; an augmentation (arXiv 2206.00364) a linear map of its numbers.
 
     Args:
         dim: width of the embedding of the noise level.
         out_dim: width of the result.
-        num_classes: classes 0 .. num_classes - 1; index num_classes is the null label, used when none is given.
+        told: what there is beside it.
         waves: the embedding, (B,) -> (B, dim); None for the sinusoidal one.
+
+    Raises:
+        ValueError: classes and attributes at once.
     """
 
     def __init__(
-        self, dim: int, out_dim: int, num_classes: int = 0, waves: Callable[[Tensor], Tensor] | None = None
+        self,
+        dim: int,
+        out_dim: int,
+        told: Conditions = NOTHING,
+        waves: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if told.num_classes and told.num_attributes:
+            raise ValueError(f"labels are classes or attributes, not both: {told}")
         self.waves = waves or partial(sinusoidal_embedding, dim=dim)
-        self.num_classes = num_classes
+        self.told = told
         self.mlp = nn.Sequential(nn.Linear(dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
-        self.label = nn.Embedding(num_classes + 1, out_dim) if num_classes else None
+        self.label = nn.Embedding(told.num_classes + 1, out_dim) if told.num_classes else None
+        self.attributes = nn.Linear(2 * told.num_attributes, out_dim, bias=False) if told.num_attributes else None
+        self.augment = nn.Linear(told.augment_dims, out_dim, bias=False) if told.augment_dims else None
 
-    def forward(self, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
-        """Embed noise levels (B,) and labels (B,) or None to (B, out_dim).
+    def forward(self, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """Embed noise levels (B,), labels (B,) or (B, num_attributes) and augmentations to (B, out_dim).
 
         Raises:
-            ValueError: labels for a network without classes.
+            ValueError: labels or augmentations for a network without, or labels of another shape.
         """
         embedding = self.mlp(self.waves(c_noise).to(self.mlp[0].weight.dtype))
-        if self.label is None:
-            if y is not None:
-                raise ValueError("labels were given to a network without classes; build it with num_classes > 0")
-            return embedding
+        if self.label is None and self.attributes is None and y is not None:
+            raise ValueError("labels were given to a network without; build it with num_classes or num_attributes")
+        if self.augment is None and augment is not None:
+            raise ValueError("an augmentation was told to a network without; build it with augment_dims")
+        if self.label is not None:
+            embedding = embedding + self.label(self._classes(y, c_noise))
+        if self.attributes is not None and y is not None:
+            embedding = embedding + self.attributes(self._indicators(y).to(embedding.dtype))
+        if self.augment is not None and augment is not None:
+            embedding = embedding + self.augment(augment.to(embedding.dtype))
+        return embedding
+
+    def _classes(self, y: Tensor | None, c_noise: Tensor) -> Tensor:
+        """Rows of the table of classes, of which the last is the null label."""
+        null = self.told.num_classes
         if y is None:
-            y = torch.full(c_noise.shape, self.num_classes, device=c_noise.device)
-        return embedding + self.label(y)
+            return torch.full(c_noise.shape, null, device=c_noise.device)
+        if y.shape != c_noise.shape:
+            raise ValueError(f"{len(c_noise)} samples need classes of shape ({len(c_noise)},), got {tuple(y.shape)}")
+        return torch.where(y < 0, null, y)
+
+    def _indicators(self, y: Tensor) -> Tensor:
+        """Which attributes are known to be there, and which not to, (B, 2 num_attributes)."""
+        if y.ndim != 2 or y.shape[1] != self.told.num_attributes:
+            raise ValueError(f"attributes must have shape (B, {self.told.num_attributes}), got {tuple(y.shape)}")
+        return torch.cat([y == 1, y == 0], 1)
 
 
 def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:

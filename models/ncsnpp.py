@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import ConditionEmbedding, ResidualBlock, SelfAttention, add, zero
+from models.layers import ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, add, zero
 from models.ncsnpp_layers import ConvUp, FourierEmbedding, conv_down
 from models.resample import Resample
 from sde_lib import lookup, match_dims
@@ -53,7 +53,9 @@ class NCSNpp(nn.Module):
         groups: of the normalisations; None for a quarter of the channels, at most 32.
         centered: the data are on [-1, 1]; else on [0, 1], and centred here.
         scale_by_sigma: divide the output by sigma = exp(c_noise), which makes it a score; under Fourier embedding only.
-        num_classes: number of class labels; 0 for an unconditional network.
+        num_classes: number of class labels; 0 for none.
+        num_attributes: length of label vectors, in place of classes; 0 for none.
+        augment_dims: numbers that tell how the data were augmented; 0 for none.
 
     Raises:
         ValueError: an unknown name, or an image that cannot be halved so often.
@@ -81,6 +83,8 @@ class NCSNpp(nn.Module):
         centered: bool = True,
         scale_by_sigma: bool = False,
         num_classes: int = 0,
+        num_attributes: int = 0,
+        augment_dims: int = 0,
     ) -> None:
         super().__init__()
         for name, table, kind in (
@@ -117,7 +121,8 @@ class NCSNpp(nn.Module):
         attention = partial(SelfAttention, norm=norm, rescale=skip_rescale)
         fourier = embedding == "fourier"
         waves = FourierEmbedding(channels, fourier_scale) if fourier else None
-        self.embed = ConditionEmbedding(channels * (2 if fourier else 1), wide_embedding, num_classes, waves)
+        labels = Conditions(num_classes, num_attributes, augment_dims)
+        self.embed = ConditionEmbedding(channels * (2 if fourier else 1), wide_embedding, labels, waves)
         self.image_down, self.image_up = Resample("down", fir), Resample("up", fir)
 
         self.encoder = nn.ModuleDict({"stem": nn.Conv2d(in_channels, channels, 3, padding=1)})
@@ -168,15 +173,16 @@ class NCSNpp(nn.Module):
             self.norm = norm(wide)
             self.head = zero(nn.Conv2d(wide, in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.
 
         Args:
             x: images (B, C, H, W).
             c_noise: noise levels (B,); see ``EMBEDDINGS``.
-            y: class labels (B,), int64; None for the null label.
+            y: class labels (B,) or attributes (B, num_attributes), int64, -1 for unknown; None for nothing known.
+            augment: how the data were augmented (B, augment_dims); None for not at all.
         """
-        embedding = self.embed(c_noise, y)
+        embedding = self.embed(c_noise, y, augment)
         x = x if self.centered else 2 * x - 1
         h, skips = self._encode(x, embedding)
         first, attention, second = self.middle

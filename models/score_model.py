@@ -90,21 +90,23 @@ class ScoreModel(nn.Module):
         self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
 
-    def eps(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
+    def eps(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predicted noise eps_hat.
 
         Args:
             x: noisy data (B, *).
             t: time () or (B,).
-            y: class labels (B,) or None.
+            y: class labels (B,) or attributes (B, A), -1 for unknown; None for nothing known.
+            augment: how the data were augmented (B, D), in training; None for not at all.
         """
         t = batch_time(t, x)
         c_in, k, c = self._row(*self.sde.marginal(t), self.sigma_data)
         dtype = PRECISIONS[self.precision]
         # a state in float64 runs through a network in float32
         inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
+        told = {} if augment is None else {"augment": augment}
         with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
-            out = self.net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y)
+            out = self.net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, **told)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from models.layers import (
     ConditionEmbedding,
+    Conditions,
     Downsample,
     Norm,
     ResidualBlock,
@@ -74,7 +75,9 @@ class UNet(nn.Module):
         heads: attention heads; used where ``head_channels`` is None.
         head_channels: channels of a head.
         dropout: probability, in every residual block.
-        num_classes: number of class labels; 0 for an unconditional network.
+        num_classes: number of class labels; 0 for none.
+        num_attributes: length of label vectors, in place of classes; 0 for none.
+        augment_dims: numbers that tell how the data were augmented; 0 for none.
         embedding: a key of ``EMBEDDINGS``.
         embedding_steps: length of the chain, for the embedding "steps".
         groups: of all normalisations; None for ``common_groups`` of the widths.
@@ -98,6 +101,8 @@ class UNet(nn.Module):
         head_channels: int | None = None,
         dropout: float = 0.1,
         num_classes: int = 0,
+        num_attributes: int = 0,
+        augment_dims: int = 0,
         embedding: str = "positional",
         embedding_steps: int = 1000,
         groups: int | None = None,
@@ -123,7 +128,8 @@ class UNet(nn.Module):
         lookup(EMBEDDINGS, embedding, "embedding of unet")
         waves = partial(sinusoidal_embedding, dim=channels, cosines_first=embedding == "cosines_first")
         waves = StepEmbedding(embedding_steps, channels) if embedding == "steps" else waves
-        self.embed = ConditionEmbedding(channels, wide_embedding, num_classes, waves)
+        labels = Conditions(num_classes, num_attributes, augment_dims)
+        self.embed = ConditionEmbedding(channels, wide_embedding, labels, waves)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.encoder = nn.ModuleDict()
         self.decoder = nn.ModuleDict()
@@ -154,15 +160,16 @@ class UNet(nn.Module):
         self.norm = norm(wide)
         self.head = zero(nn.Conv2d(wide, in_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.
 
         Args:
             x: images (B, C, H, W).
             c_noise: noise levels (B,), of the order of 0 .. 1000.
-            y: class labels (B,), int64; None for the null label.
+            y: class labels (B,) or attributes (B, num_attributes), int64, -1 for unknown; None for nothing known.
+            augment: how the data were augmented (B, augment_dims); None for not at all.
         """
-        embedding = self.embed(c_noise, y)
+        embedding = self.embed(c_noise, y, augment)
         x = self.stem(x)
         skips = [x]
         for layer in self.encoder.values():

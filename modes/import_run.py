@@ -9,6 +9,9 @@ from models.pretrained import FORMATS, Pretrained, read
 from modes.run import Run, describe
 from training import builders, load_weights
 
+AUGMENT = 0.12
+"""Probability of augmentations where a network knows of them: EDM's for CIFAR-10."""
+
 __all__ = ["FORMATS", "import_run", "read_source"]
 
 
@@ -42,6 +45,7 @@ def configured(config: ConfigDict, description: Description) -> ConfigDict:
     if "image_size" not in options:
         raise ValueError(f"a network {description.network!r} is not one of images; load it by models.pretrained.load")
     classes, channels, size = (options.pop(key, 0) for key in ("num_classes", "in_channels", "image_size"))
+    attributes, augment_dims = (options.pop(key, 0) for key in ("num_attributes", "augment_dims"))
     config.sde.name = description.process
     for key, value in description.process_options.items():
         config.sde[key] = float(value)
@@ -50,13 +54,16 @@ def configured(config: ConfigDict, description: Description) -> ConfigDict:
         "prediction": description.prediction,
         "conditioning": description.conditioning,
         "sigma_data": description.sigma_data,
-        "conditional": classes > 0,
+        "conditional": bool(classes or attributes),
     }
     chain = {key if key == "chain" else f"chain_{key}": value for key, value in description.chain.items()}
     for key, value in (model | chain | options).items():
         config.model[key] = tuple(value) if isinstance(value, list) else value
     config.data.low, config.data.high = float(description.low), float(description.high)
+    if augment_dims and not config.data.augment:
+        config.data.augment = AUGMENT
     if config.data.name == "none":
+        config.data.attributes = ",".join(description.label_names or map(str, range(attributes)))
         config.data.channels, config.data.image_size = channels, size
         config.data.classes, config.data.levels = classes, description.levels
         config.data.dequantize = False

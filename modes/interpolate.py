@@ -61,9 +61,10 @@ def _points(run: Run, quantizer: Quantizer, v: torch.Tensor) -> torch.Tensor:
 
 
 def _labels(run: Run, y: torch.Tensor | None, moments: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Classes for encoding the images, and for decoding the points of the ways: those of the nearer end."""
+    """Labels for encoding the images, and for decoding the points of the ways: those of the nearer end."""
     if y is None or not run.config.model.conditional:
         return None, None
     first, second = y[0::2].to(run.experiment.device), y[1::2].to(run.experiment.device)
-    nearer = torch.linspace(0, 1, moments, device=first.device) < 0.5
-    return torch.cat([first, second]), torch.where(nearer, first[:, None], second[:, None]).flatten()
+    nearer = torch.linspace(0, 1, moments) < 0.5
+    ways = [torch.stack([a if near else b for near in nearer]) for a, b in zip(first, second, strict=True)]
+    return torch.cat([first, second]), torch.cat(ways)

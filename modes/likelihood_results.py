@@ -68,7 +68,7 @@ def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     in_name = ("split", "seed", "codes", *APART)
     changed = {k: v for k, v in settings.items() if k not in in_name and v != run.default.likelihood[k]}
     changed |= {k: v for k, v in chain.items() if v != run.default.training[k]}
-    other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers)", c)]
+    other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers|cache)", c)]
     changed |= {"data": other_data} if other_data else {}
     if checkpoint.resolve().parent != run.folder.checkpoints.folder.resolve():
         changed |= {"checkpoint": str(checkpoint.resolve())}  # of another run, whose steps have the same names

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from models import ScoreModel
 from models.pretrained import Pretrained
 from modes.dequantizer_settings import trained_dequantizer
+from modes.labels import guided, sample_labels
 from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
 from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights
@@ -71,6 +72,8 @@ def check_evaluation(run: Run, *, scores: bool = False, data: bool = True) -> No
             "--config.data.root=FOLDER (--mode=sample needs none)"
         )
     build_sampler(config, run.experiment.sde)
+    sample_labels(config, dataset, 1)
+    guided(config, run.experiment.sde, run.experiment.model)
     check_likelihood(config, run.experiment.sde)
     builders.build_dataset(config, config.likelihood.split)
     if scores and config.likelihood.dequantization:

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from evaluation import Generated, Trajectory, generate, picture, save_picture
 from models import ScoreModel
+from modes.labels import guided, sample_labels
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler, sampler_settings, unused_settings
 from samplers import Progress
@@ -49,17 +49,16 @@ def sample(run: Run, model: ScoreModel, source: str) -> None:
 
 
 def draw(run: Run, model: ScoreModel, on_step: Callable[[int, Progress], None] | None = None) -> Generated:
-    """Samples as the section ``sampling`` asks for; the classes take turns where the model knows them."""
+    """Samples as the section ``sampling`` asks for."""
     sampling, experiment = run.config.sampling, run.experiment
-    classes = experiment.dataset.num_classes
     return generate(
         build_sampler(run.config, experiment.sde),
         experiment.sde,
-        model,
+        guided(run.config, experiment.sde, model),
         experiment.dataset.shape,
         sampling.num_images,
         batch_size=sampling.batch_size,
-        labels=torch.arange(sampling.num_images) % classes if run.config.model.conditional else None,
+        labels=sample_labels(run.config, experiment.dataset, sampling.num_images),
         seed=sampling.seed,
         device=experiment.device,
         on_step=on_step,

@@ -10,7 +10,9 @@ from samplers import GRIDS, Sampler, get_sampler, sampler_options
 from sde_lib import SDE
 from training.builders import build_sde
 
-GENERAL = ("sampler", "num_images", "batch_size", "seed", "trajectory")
+GUIDANCE = ("labels", "guidance", "guidance_low", "guidance_high")
+"""Settings of sampling that belong to conditional models."""
+GENERAL = ("sampler", "num_images", "batch_size", "seed", "trajectory", *GUIDANCE)
 """Settings of sampling that are not the sampler's."""
 
 
@@ -32,7 +34,7 @@ def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple
         the number of steps are the defaults, else "_" and a hash of them.
     """
     sampling, sampler = config.sampling, build_sampler(config, sde)
-    own = {key: sampling[key] for key in sampler_options(sampling.sampler)}
+    own = {key: sampling[key] for key in (*sampler_options(sampling.sampler), *GUIDANCE)}
     changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]}
     digest = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=3).hexdigest()
     general = {key: sampling[key] for key in GENERAL}

@@ -59,15 +59,19 @@ Report = Callable[[Tensor | float, Tensor], None]
 class Score:
     """A score function with its process and its source of noise, counting and checking the evaluations.
 
+    A score function that evaluates its network more than once for a sample, as guidance does, says how often the last
+    call did in an attribute ``evaluations``.
+
     Time is a float64 scalar on the CPU: coefficients are computed in float64, and only the state has the precision and
     the device of x. Nothing here waits for the device then. (Adaptive methods look at errors, and must.)
     """
 
-    def __init__(self, sde: SDE, score_fn: ScoreFn, noise: Noise | None = None) -> None:
+    def __init__(self, sde: SDE, score_fn: ScoreFn, noise: Noise | None = None, counted: ScoreFn | None = None) -> None:
         self.sde = sde
         self.source = GeneratorNoise() if noise is None else noise
         self.nfe = 0
         self._score_fn = score_fn
+        self._counted = score_fn if counted is None else counted
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
         self._bad_score: Tensor | None = None  # time at which the score of a finite x was first not finite; -1: never
         self._bad_state: Tensor | None = None  # time at which x was first not finite
@@ -79,9 +83,9 @@ class Score:
             ValueError: the score function returned another shape.
             TypeError: it returned something else than a tensor of floating-point numbers.
         """
-        self.nfe += 1
         times = t.to(x) if t.ndim else torch.full((len(x),), float(t), dtype=x.dtype, device=x.device)
         value = self._score_fn(x, times)
+        self.nfe += getattr(self._counted, "evaluations", 1)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"the score is {kind}; a score function (x, t) returns a floating-point tensor")
@@ -164,6 +168,7 @@ class Sampler(ABC):
         steps: number of steps; None for the method's own choice.
         grid: a key of ``samplers.GRIDS``, or a decreasing sequence of times; None for the method's own choice.
         t_end: time at which the steps stop; None for 0.001 (long runs of some methods: 0.0003).
+        t_start: time at which they start, and to which ``x_init`` belongs; None for T.
         denoise: return E[x0 | x] at t_end, by one more evaluation, rather than x with its last noise.
         rho: exponent of the grid "karras" (None: 7), or extent of the dense part of "asinh" (None: 2).
         threshold: what keeps the denoised estimate in the data's range: "none", "clip" or "dynamic".
@@ -181,6 +186,7 @@ class Sampler(ABC):
         steps: int | None = None,
         grid: str | Sequence[float] | Tensor | None = None,
         t_end: float | None = None,
+        t_start: float | None = None,
         denoise: bool = True,
         rho: float | None = None,
         threshold: str = "none",
@@ -191,6 +197,7 @@ class Sampler(ABC):
         self.steps = whole_steps(self.natural_steps if steps is None else steps)
         self.grid = self.natural_grid if grid is None else grid
         self.t_end = self.natural_end if t_end is None else t_end
+        self.t_start = t_start
         self.denoise = denoise
         self.rho = rho
         self.threshold = threshold
@@ -212,7 +219,7 @@ class Sampler(ABC):
 
     def time_grid(self, sde: SDE) -> Tensor:
         """Times that this sampler visits, float64 (steps + 1,)."""
-        return time_grid(sde, self.grid, self.steps, self.t_end, rho=self.rho)
+        return time_grid(sde, self.grid, self.steps, self.t_end, self.t_start, self.rho)
 
     def init(self, score: Score, x: Tensor, times: Tensor) -> Any:
         """State before the first step; None for one-step methods."""
@@ -277,7 +284,8 @@ class Sampler(ABC):
         source = GeneratorNoise(generator) if noise is None else noise.begin()
         x = _start(sde, source, shape, x_init, device, dtype)
         self._require_signal(sde, times[0], x.dtype)
-        score = Score(sde, thresholded(sde, score_fn, self.threshold, self.limit, self.quantile), source)
+        bounded = thresholded(sde, score_fn, self.threshold, self.limit, self.quantile)
+        score = Score(sde, bounded, source, counted=score_fn)
         x = self.run(score, x, times, self._reporter(score, callback))
         if self.denoise:
             x = score.denoise(x, times[-1])

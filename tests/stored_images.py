@@ -19,9 +19,13 @@ def write_folder(root):
 
 
 def write_celeba(root):
-    """One image of the training split and one of the test split."""
-    for name in ("000001.jpg", "182638.jpg"):
+    """One image of the training split and one of the test split, with five attributes."""
+    images = ("000001.jpg", "182638.jpg")
+    for name in images:
         _save(root / "img_align_celeba" / name)
+    rows = [f"{name}  1 -1  1 -1 -1" for name in images]
+    table = ["2", "Eyeglasses Male Smiling Wearing_Hat Young", *rows]
+    (root / "list_attr_celeba.txt").write_text("\n".join(table) + "\n")
     return root
 
 

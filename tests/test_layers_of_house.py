@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "samplers": {"sde_lib"},
     "data": {"sde_lib"},
     "training": {"samplers", "models", "data", "sde_lib"},
-    "evaluation": {"samplers", "models", "data", "sde_lib"},
+    "guidance": {"sde_lib"},
+    "evaluation": {"guidance", "samplers", "models", "data", "sde_lib"},
     "configs": set(),
-    "modes": {"training", "evaluation", "samplers", "models", "data", "sde_lib"},
+    "modes": {"training", "evaluation", "guidance", "samplers", "models", "data", "sde_lib"},
     "run_lib": {"modes", "training", "samplers", "sde_lib", "configs"},
 }
 """Room -> the other rooms of ours that it may import."""

@@ -9,7 +9,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from data import Dataset, dataset_options, get_dataset
+from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset, hide_labels
 from models import EMA, MODELS, Description, ScoreModel
 from sde_lib import (
     SDE,
@@ -83,9 +83,14 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
     """
     settings = config.model
     network = lookup(MODELS, settings.name, "network (model.name)")
-    if settings.conditional and not dataset.num_classes:
-        raise ValueError(f"model.conditional is set, but the data set {dataset.name!r} has no labels")
+    if settings.conditional and not (dataset.num_classes or dataset.num_attributes):
+        raise ValueError(
+            f"model.conditional is set, but the data set {dataset.name!r} has no labels (CelebA's are named by "
+            "data.attributes)"
+        )
     images = len(dataset.shape) == 3
+    if config.data.augment and not images:
+        raise ValueError(f"data.augment is set, but {dataset.name!r} has no images to augment")
     if images != (settings.name != "mlp"):
         fitting = "unet" if images else "mlp"
         raise ValueError(
@@ -104,15 +109,26 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
     pixels = dataset.quantizer
     return Description(
         network=settings.name,
-        options=own | shape | {"num_classes": dataset.num_classes if settings.conditional else 0},
+        options=own | shape | _conditions(config, dataset),
         process=config.sde.name,
         process_options=process_options(config),
         prediction=settings.prediction,
         conditioning=settings.conditioning,
         chain=chain if settings.conditioning == "chain" else {},
         sigma_data=settings.sigma_data,
+        label_names=dataset.label_names if settings.conditional else (),
         **{} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels},
     )
+
+
+def _conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
+    """What the network is told beside the noise level."""
+    told = config.model.conditional
+    return {
+        "num_classes": dataset.num_classes if told else 0,
+        "num_attributes": dataset.num_attributes if told else 0,
+        "augment_dims": AUGMENTATION_DIMS if config.data.augment else 0,
+    }
 
 
 def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> ScoreModel:
@@ -153,9 +169,15 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
     else:
         raise ValueError(f"unknown training.loss {settings.loss!r}; choose from 'continuous', 'ddpm'")
     conditional = config.model.conditional
+    augmentation = Augmentation(config.data.augment) if config.data.augment else None
 
     def loss_fn(model: ScoreModel, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
-        return loss(partial(model.eps, y=y if conditional else None), x0, generator=generator)
+        told: dict[str, Tensor | None] = {"y": None}
+        if augmentation is not None:
+            x0, told["augment"] = augmentation(x0, generator)
+        if y is not None and conditional:
+            told["y"] = hide_labels(y, settings.label_dropout, settings.attribute_dropout, generator)
+        return loss(partial(model.eps, **told), x0, generator=generator)
 
     return loss_fn
 

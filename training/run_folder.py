@@ -9,7 +9,7 @@ from typing import Any
 from training.checkpoint import CheckpointError, Checkpoints, step_of
 
 FIXED = ("data", "sde", "model")
-FREE = ("data.root", "data.workers", "model.dropout", "model.precision")
+FREE = ("data.root", "data.workers", "data.cache", "data.corrupt", "model.dropout", "model.precision")
 """A run's weights belong to its data, process and network; all else, and what is in FREE, may change on resuming."""
 RANGE = ("data.low", "data.high")
 """What of the data is the network's own, where weights came without data."""

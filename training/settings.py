@@ -12,6 +12,7 @@ AT_LEAST: dict[str, float] = {
     "data.levels": 2,
     "data.classes": 0,
     "data.workers": 0,
+    "data.augment": 0,
     "model.channels": 1,
     "model.res_blocks": 1,
     "model.heads": 1,
@@ -35,15 +36,21 @@ AT_LEAST: dict[str, float] = {
     "training.grad_clip": 0,
     "training.ema_decay": 0,
     "training.ddpm_steps": 2,
+    "training.label_dropout": 0,
+    "training.attribute_dropout": 0,
     "training.log_every": 1,
     "training.checkpoint_every": 1,
     "training.keep_checkpoints": 1,
     "training.sample_every": 0,
     "training.time_limit": 0,
     "sampling.num_images": 1,
+    "sampling.guidance": 0,
+    "sampling.guidance_low": 0,
+    "sampling.guidance_high": 0,
     "sampling.batch_size": 1,
     "sampling.steps": 1,
     "sampling.t_end": 0,
+    "sampling.t_start": 0,
     "sampling.corrector_steps": 0,
     "sampling.eta": 0,
     "sampling.churn": 0,
@@ -102,6 +109,7 @@ BELOW_ONE = (
     "dequantizer.ema_decay",
     "sampling.t_end",
 )
+AT_MOST_ONE = ("data.augment", "training.label_dropout", "training.attribute_dropout")
 FRACTIONS = ("model.channel_mult",)
 """Tuples whose elements need not be whole."""
 
@@ -152,5 +160,7 @@ def _check_value(name: str, value: Any, expected: Any) -> None:
         raise ValueError(f"config.{name} is {value!r}; it must be at least {low:g}")
     if name in ABOVE_ZERO and value <= 0:
         raise ValueError(f"config.{name} is {value!r}; it must be above 0")
+    if name in AT_MOST_ONE and value > 1:
+        raise ValueError(f"config.{name} is {value!r}; it must be at most 1")
     if name in BELOW_ONE and not 0 <= value < 1:
         raise ValueError(f"config.{name} is {value!r}; it must lie in [0, 1)")

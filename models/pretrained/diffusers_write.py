@@ -41,6 +41,8 @@ def write(folder: Path, description: Description, model: ScoreModel) -> None:
     net = model.net
     if not isinstance(net, UNet):
         raise ValueError(f"diffusers' pipeline has no network like {description.network!r}; only 'unet' fits it")
+    if description.options.get("num_attributes"):
+        raise ValueError("diffusers' pipeline has no network that is told attributes; only classes fit it")
     if (description.low, description.high) != (-1.0, 1.0):
         raise ValueError(f"the data lie on [{description.low:g}, {description.high:g}]; diffusers' lie on [-1, 1]")
     told_steps = description.conditioning == "chain" and description.chain.get("scale", 1.0) == 1

@@ -171,8 +171,11 @@ def test_a_recipe_that_is_not_there(cli, name):
         assert fault.startswith(
             f"--config={name}: there is no file {name.partition(':')[0]}; give a recipe of your own"
         )
-        assert "or one of configs/celeba128.py, configs/celeba64.py, configs/celeba64_ddim.py, " in fault
-        assert "configs/digits.py, configs/folder.py, configs/song_cifar10.py, configs/toy2d.py" in fault
+        assert "or one of configs/celeba128.py, configs/celeba64.py, configs/celeba64_attributes.py, " in fault
+        assert (
+            "configs/digits.py, configs/digits_classes.py, configs/folder.py, configs/song_cifar10.py, configs/toy2d.py"
+            in fault
+        )
         assert "stored" not in fault
     else:
         assert "File name too long" in fault
@@ -186,13 +189,13 @@ def test_a_recipe_that_is_not_there(cli, name):
         ("toy2d.py:star", "unknown toy distribution 'star'"),
         ("default.py:x", "get_config() takes 0 positional arguments but 1 was given"),
         ("default.py", "training.steps is 0 and training.epochs 0: set one of them"),
-        ("celeba64.py", "CelebA is not in celeba, which is no folder. Expected in it"),
+        ("celeba64.py", "CelebA is not in celeba, which does not exist. Expected in it"),
         ("celeba64.py:ve", "CelebA is not in celeba"),
         ("celeba64_ddim.py:vp", "get_config() takes 0 positional arguments but 1 was given"),
         ("celebahq256.py:adm", "unknown network 'adm' of configs/celebahq256.py; choose from ddpm, ncsnpp"),
         ("cifar10.py", "CIFAR-10 is not complete in cifar10"),
-        ("folder.py", "no image folder at images: give the path of an existing folder as root"),
-        ("folder.py:/no/such:place", "no image folder at /no/such:place"),
+        ("folder.py", "there is nothing at images: give an existing folder, or a .zip, as root"),
+        ("folder.py:/no/such:place", "there is nothing at /no/such:place"),
     ],
 )
 def test_a_recipe_with_a_wrong_argument_or_without_its_data(cli, recipe, message):

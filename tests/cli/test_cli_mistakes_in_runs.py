@@ -212,6 +212,7 @@ def test_a_corrupt_image_ends_the_training_and_the_steps_before_are_kept(cli, st
         "--config=configs/folder.py:images",
         "--config.data.image_size=8",
         "--config.data.holdout=0",
+        "--config.data.cache=",
         "--config.likelihood.split=train",
         "--config.model.channels=8",
         "--config.model.channel_mult=1,1",

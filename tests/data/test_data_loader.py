@@ -1,17 +1,16 @@
 """Order, randomness and background loading: every batch is a pure function of (data, seed, step, rank)."""
 
 import threading
-from collections import Counter
-from itertools import chain, islice, permutations
+from itertools import islice
 
 import pytest
 import torch
-from scipy import stats
 
 from data.dataset import Batch, Dataset, TensorDataset
-from data.loader import _epoch_order, batch_indices, eval_batches, prepare, train_batches
+from data.loader import eval_batches, prepare, train_batches
+from data.order import batch_indices
 from data.quantizer import Quantizer
-from data.randomness import derive_seed, make_generator
+from data.randomness import make_generator
 
 LENGTH = 10
 
@@ -20,68 +19,6 @@ LENGTH = 10
 def dataset():
     x = torch.randint(256, (LENGTH, 3, 4, 5), generator=make_generator("pixels"), dtype=torch.uint8)
     return TensorDataset("ten", x, torch.arange(LENGTH), quantizer=Quantizer(), num_classes=LENGTH)
-
-
-def endless_order(length, seed, epochs):
-    """The sequence by its definition: the permutations of the epochs, one after the other."""
-    seeds = [derive_seed(seed, "order", epoch) for epoch in range(epochs)]
-    return torch.cat([torch.randperm(length, generator=torch.Generator().manual_seed(s)) for s in seeds]).tolist()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 10, 12, 37])
-def test_batches_cut_the_endless_sequence(batch_size):
-    order = endless_order(LENGTH, 4, 40)
-    for step in range(10):
-        expected = order[step * batch_size : (step + 1) * batch_size]
-        assert batch_indices(LENGTH, batch_size, step, seed=4) == expected
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_the_shares_of_the_ranks_make_up_the_batch(world_size):
-    for step in range(7):
-        shares = [batch_indices(LENGTH, 6, step, seed=1, rank=r, world_size=world_size) for r in range(world_size)]
-        assert {len(share) for share in shares} == {6 // world_size}
-        assert list(chain(*shares)) == batch_indices(LENGTH, 6, step, seed=1)
-
-
-def test_every_epoch_shows_every_sample_once():
-    seen = list(chain(*(batch_indices(LENGTH, 4, step, seed=0) for step in range(25))))
-    assert set(Counter(seen).values()) == {10}
-    for epoch in range(10):
-        assert sorted(seen[epoch * LENGTH : (epoch + 1) * LENGTH]) == list(range(LENGTH))
-
-
-def test_all_orders_are_equally_likely():
-    counts = Counter(tuple(batch_indices(4, 4, epoch, seed=2)) for epoch in range(4800))
-    assert stats.chisquare([counts[order] for order in permutations(range(4))]).pvalue > 1e-4
-
-
-def test_seeds_give_different_orders():
-    assert batch_indices(100, 100, 0, seed=0) != batch_indices(100, 100, 0, seed=1)
-    assert batch_indices(100, 100, 0, seed=0) != batch_indices(100, 100, 1, seed=0)
-
-
-def test_a_permutation_is_drawn_once_per_epoch():
-    _epoch_order.cache_clear()
-    for step in range(1000):
-        batch_indices(200_000, 512, step, seed=9)
-    assert _epoch_order.cache_info().misses == 3  # 512,000 positions
-
-
-@pytest.mark.parametrize(
-    ("match", "changes"),
-    [
-        ("batch_size 6 cannot be shared evenly by 4 processes; use a multiple of 4", {"world_size": 4}),
-        ("got rank=2, world_size=2", {"rank": 2, "world_size": 2}),
-        ("rank=-1", {"rank": -1}),
-        ("batch_size=0", {"batch_size": 0}),
-        ("step=-1", {"step": -1}),
-        ("length=0", {"length": 0}),
-    ],
-)
-def test_wrong_arguments_of_the_order(match, changes):
-    with pytest.raises(ValueError, match=match):
-        batch_indices(**{"length": LENGTH, "batch_size": 6, "step": 0, "seed": 0} | changes)
 
 
 def first_batches(dataset, number, **options):
@@ -120,7 +57,8 @@ def test_without_noise_the_ranks_together_see_the_single_process_batch(dataset):
     alone = first_batches(dataset, 4, **plain)
     ranks = [first_batches(dataset, 4, rank=rank, world_size=3, **plain) for rank in range(3)]
     together = [
-        Batch(torch.cat([b.x for b in step]), torch.cat([b.y for b in step])) for step in zip(*ranks, strict=True)
+        Batch(torch.stack([b.x for b in step], 1).flatten(0, 1), torch.stack([b.y for b in step], 1).flatten())
+        for step in zip(*ranks, strict=True)
     ]
     assert_same(together, alone)
 

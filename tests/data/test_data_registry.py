@@ -1,5 +1,7 @@
 """Data sets by name."""
 
+import tarfile
+
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +10,8 @@ from data import DATASETS, Dataset, dataset_options, get_dataset
 
 
 def test_the_names():
-    assert set(DATASETS) == {"digits", "toy", "folder", "celeba", "cifar10", "none"}
+    names = {"digits", "toy", "folder", "celeba", "shards", "arrays", "cifar10", "mnist", "fashion_mnist", "none"}
+    assert set(DATASETS) == names
 
 
 @pytest.mark.parametrize(("name", "options"), [("digits", {}), ("toy", {"distribution": "rings", "size": 50})])
@@ -25,13 +28,15 @@ def test_a_data_set_keeps_the_contract(name, options):
 
 def test_options_are_listed_with_their_defaults():
     options = dataset_options("celeba")
-    assert list(options) == ["root", "image_size", "crop", "low", "high"]
+    assert list(options) == ["root", "image_size", "crop", "attributes", "low", "high", "corrupt", "cache"]
     assert (options["image_size"].default, options["crop"].default) == (64, "celeba140")
     assert list(dataset_options("digits")) == ["low", "high"]
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"unknown data set 'celebA'; choose from 'celeba', .*; did you mean 'celeba'"):
+    with pytest.raises(
+        ValueError, match=r"unknown data set 'celebA'; choose from .*'celeba', .*; did you mean 'celeba'"
+    ):
         get_dataset("celebA")
 
 
@@ -52,11 +57,12 @@ def test_wrong_options_list_the_accepted_ones(match, name, options):
 @pytest.mark.parametrize("name", sorted(DATASETS))
 def test_unknown_split_lists_the_splits(name, tmp_path):
     required = {
-        option: tmp_path if option == "root" else 8
+        option: tmp_path / "a.npy" if (name, option) == ("arrays", "root") else tmp_path if option == "root" else 8
         for option, p in dataset_options(name).items()
         if p.default is p.empty
     }
-    if name == "folder":
-        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
     with pytest.raises(ValueError, match=r"unknown split of .* 'dev'; choose from 'test', 'train'"):
         get_dataset(name, "dev", **required)

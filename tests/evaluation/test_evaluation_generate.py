@@ -110,7 +110,7 @@ def test_numbers_that_make_no_sense():
             draw(n, batch_size)
     with pytest.raises(ValueError, match="the first sample has index -1; indices begin at 0"):
         draw(4, 2, first=-1)
-    with pytest.raises(ValueError, match=r"4 samples need labels of shape \(4,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"4 samples need labels of shape \(4,\) or \(4, A\), got \(3,\)"):
         draw(4, 2, labels=torch.zeros(3, dtype=torch.int64))
 
 

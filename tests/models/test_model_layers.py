@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from models.layers import (
     ConditionEmbedding,
+    Conditions,
     Downsample,
     ResidualBlock,
     SelfAttention,
@@ -150,7 +151,7 @@ def test_halving_and_doubling_meet(size, half):
 
 def test_the_condition_is_an_mlp_of_the_noise_plus_a_vector_of_the_class():
     torch.manual_seed(0)
-    layer = ConditionEmbedding(8, 12, num_classes=4)
+    layer = ConditionEmbedding(8, 12, Conditions(num_classes=4))
     c, y = torch.tensor([1.0, 700.0]), torch.tensor([3, 0])
     first, last = layer.mlp[0], layer.mlp[2]
     h = sinusoidal_embedding(c, 8) @ first.weight.T + first.bias
@@ -159,3 +160,15 @@ def test_the_condition_is_an_mlp_of_the_noise_plus_a_vector_of_the_class():
     torch.testing.assert_close(layer(c), h + layer.label.weight[4])
     assert layer.label.weight.shape == (5, 12)
     assert ConditionEmbedding(8, 12).label is None
+
+
+def test_attributes_and_augmentations_add_linear_terms():
+    torch.manual_seed(0)
+    layer = ConditionEmbedding(8, 12, Conditions(num_attributes=3, augment_dims=2))
+    plain = ConditionEmbedding(8, 12)
+    plain.mlp.load_state_dict(layer.mlp.state_dict())
+    c, y, a = torch.tensor([1.0, 700.0]), torch.tensor([[1, 0, -1], [-1, 1, 1]]), torch.randn(2, 2)
+    yes, no = layer.attributes.weight.split(3, dim=1)
+    expected = plain(c) + torch.stack([yes[:, 0] + no[:, 1], yes[:, 1] + yes[:, 2]]) + a @ layer.augment.weight.T
+    torch.testing.assert_close(layer(c, y, a), expected)
+    torch.testing.assert_close(layer(c), plain(c))

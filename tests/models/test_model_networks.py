@@ -107,14 +107,57 @@ def test_no_label_is_the_null_label(name):
     without = net(x, c)
     assert torch.equal(without, net(x, c, None))
     assert torch.equal(without, net(x, c, torch.full((4,), 3)))
+    assert torch.equal(without, net(x, c, torch.full((4,), -1)))
+    mixed = net(x, c, torch.tensor([-1, 2, -1, 2]))
+    torch.testing.assert_close(mixed[::2], without[::2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed[1::2], net(x, c, torch.full((4,), 2))[1::2], rtol=1e-4, atol=1e-5)
     assert all(not torch.allclose(without, net(x, c, torch.full((4,), label))) for label in range(3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_attribute_counts_by_itself_and_unknown_ones_do_not(name):
+    net = build(name, num_attributes=3).eval()
+    x, c = inputs(name)
+    unknown = torch.full((4, 3), -1)
+    assert torch.equal(net(x, c), net(x, c, unknown))
+    outs = [net(x, c)]
+    for attribute in range(3):
+        for value in (0, 1):
+            y = unknown.clone()
+            y[:, attribute] = value
+            outs.append(net(x, c, y))
+    for i, one in enumerate(outs):
+        for other in outs[:i]:
+            assert ((one - other).abs().flatten(1).amax(1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_augmentation_is_told_and_zeros_are_none(name):
+    net = build(name, augment_dims=9).eval()
+    x, c = inputs(name)
+    assert torch.equal(net(x, c), net(x, c, augment=torch.zeros(4, 9)))
+    told = net(x, c, augment=torch.randn(4, 9))
+    assert ((told - net(x, c)).abs().flatten(1).amax(1) > 1e-4).all()
+    with pytest.raises(ValueError, match="an augmentation was told to a network without; build it with augment_dims"):
+        build(name)(x, c, augment=torch.zeros(4, 9))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_labels_of_another_shape_are_refused(name):
+    x, c = inputs(name)
+    with pytest.raises(ValueError, match=r"attributes must have shape \(B, 3\), got \(4, 2\)"):
+        build(name, num_attributes=3)(x, c, torch.zeros(4, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"4 samples need classes of shape \(4,\), got \(4, 2\)"):
+        build(name, num_classes=3)(x, c, torch.zeros(4, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="classes or attributes, not both"):
+        build(name, num_classes=3, num_attributes=3)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_labels_without_classes_are_refused(name):
     x, c = inputs(name)
     with pytest.raises(
-        ValueError, match=r"labels were given to a network without classes; build it with num_classes > 0"
+        ValueError, match=r"labels were given to a network without; build it with num_classes or num_attributes"
     ):
         build(name)(x, c, torch.zeros(4, dtype=torch.int64))
 

@@ -195,12 +195,25 @@ def test_the_optimizer_and_the_average_get_their_settings():
 def test_labels_reach_a_conditional_model_only():
     labels = torch.tensor([3, 1])
     for conditional, loss in ((True, "continuous"), (False, "continuous"), (True, "ddpm"), (False, "ddpm")):
-        config = tiny(model_conditional=conditional, training_loss=loss)
+        config = tiny(model_conditional=conditional, training_loss=loss, training_label_dropout=0.0)
         model = Exact(torch.zeros_like)
         loss_fn = builders.build_loss(config, builders.build_sde(config))
         loss_fn(model, torch.zeros(2, 5), labels, torch.Generator())
         (given,) = model.labels
-        assert given is labels if conditional else given is None
+        assert torch.equal(given, labels) if conditional else given is None
+
+
+@pytest.mark.parametrize("loss", ["continuous", "ddpm"])
+def test_a_share_of_the_labels_is_hidden(loss):
+    labels, share = torch.full((20_000,), 3), 0.3
+    config = tiny(model_conditional=True, training_loss=loss, training_label_dropout=share)
+    model = Exact(torch.zeros_like)
+    builders.build_loss(config, builders.build_sde(config))(
+        model, torch.zeros(len(labels), 2), labels, torch.Generator().manual_seed(0)
+    )
+    (given,) = model.labels
+    assert set(given.tolist()) == {3, -1}
+    assert abs((given == -1).double().mean() - share) < 5 * (share * (1 - share) / len(labels)) ** 0.5
 
 
 def test_a_loss_gets_its_settings():

@@ -23,6 +23,8 @@ NAMES = sorted({path.stem for path in (ROOT / "configs").glob("*.py")} - {"__ini
 ARGUMENTS = {
     "digits": SDES,
     "celeba64": SDES,
+    "celeba64_attributes": SDES,
+    "digits_classes": SDES,
     "cifar10": SDES,
     "toy2d": DISTRIBUTIONS,
     "song_cifar10": song_cifar10.MODELS,
@@ -65,6 +67,7 @@ def stored(tmp_path, monkeypatch):
     def with_images(config):
         if config.data.name in write:
             config.data.root = str(write[config.data.name](tmp_path / config.data.name))
+            config.data.cache = str(tmp_path / "cache")
         return config
 
     return with_images
