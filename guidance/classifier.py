@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +38,8 @@ class ClassifierGuidance:
         """Of the network for each sample, in the last call; see ``samplers.Score``."""
         return getattr(self.score_fn, "evaluations", 1)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Guided score (B, *)."""
+    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """Guided score (B, *); ``condition`` is what the score takes besides, such as labels ``y``."""
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             log_prob = self.log_prob_fn(leaf, t)
@@ -50,4 +51,4 @@ class ClassifierGuidance:
             if not log_prob.requires_grad:
                 raise ValueError("the classifier's log-probability does not depend on x: it has no gradient to follow")
             (gradient,) = torch.autograd.grad(log_prob.sum(), leaf)
-        return self.score_fn(x, t) + self.scale * gradient
+        return self.score_fn(x, t, **condition) + self.scale * gradient

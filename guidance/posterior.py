@@ -6,6 +6,8 @@ A method turns the score of p_t(x) into that of p_t(x | y), exactly or nearly so
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,13 +46,13 @@ class Posterior(ABC):
         """Of the network for each sample, in the last call; see ``samplers.Score``."""
         return getattr(self.score_fn, "evaluations", 1)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided score, shape of x."""
-        return self.guide(x, batch_time(t, x))
+    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """The guided score, shape of x; ``condition`` is what the score takes besides, such as labels ``y``."""
+        return self.guide(partial(self.score_fn, **condition), x, batch_time(t, x))
 
     @abstractmethod
-    def guide(self, x: Tensor, t: Tensor) -> Tensor:
-        """The guided score at times (B,)."""
+    def guide(self, score_fn: ScoreFn, x: Tensor, t: Tensor) -> Tensor:
+        """The guided score at times (B,), from a score that has its conditions."""
 
     def residual(self, x: Tensor, factor: Tensor | float = 1.0) -> Tensor:
         """Factor y - A x, with a factor () or (B,)."""
@@ -73,12 +75,12 @@ class LikelihoodGuidance(Posterior):
     They differ in W; the product with J^T is one gradient through the network.
     """
 
-    def guide(self, x: Tensor, t: Tensor) -> Tensor:
+    def guide(self, score_fn: ScoreFn, x: Tensor, t: Tensor) -> Tensor:
         """See ``Posterior.guide``."""
         alpha, sigma = (match_dims(c, x) for c in self.sde.marginal(t))
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            score = self.score_fn(x, t)
+            score = score_fn(x, t)
             x0 = (x + sigma.square() * score) / alpha
 
         def pull(v: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from guidance.posterior import Posterior
+from sde_lib import ScoreFn
 
 
 class Replacement(Posterior):
@@ -17,9 +18,9 @@ class Replacement(Posterior):
     p(x0 | y) only where the two are independent; otherwise they fit too loosely (``docs/editing.md`` has by how much).
     """
 
-    def guide(self, x: Tensor, t: Tensor) -> Tensor:
+    def guide(self, score_fn: ScoreFn, x: Tensor, t: Tensor) -> Tensor:
         """See ``Posterior.guide``."""
         alpha, sigma = self.sde.marginal(t)
-        score = self.score_fn(x, t)
+        score = score_fn(x, t)
         known = self.operator.solve(self.residual(x, alpha), sigma**2, (alpha * self.noise_std) ** 2)
         return score - self.operator.pinv(self.operator.apply(score)) + self.operator.adjoint(known)

@@ -127,7 +127,9 @@ def test_the_guided_score_is_the_conditional_score(sde, name, kind, options, ope
         x, t = points(sde)
         guided = INVERSE_METHODS[name](sde, law.score_fn(sde), operator, y, noise, **options)(x, t)
         expected = conditional_score(sde, law, operator, y, noise, x, t)
-        if name == "replacement" and noise:  # known pixels have the law of the measurement alone: the prior is not asked
+        if (
+            name == "replacement" and noise
+        ):  # known pixels have the law of the measurement alone: the prior is not asked
             with pytest.raises(AssertionError):
                 torch.testing.assert_close(guided, expected, rtol=1e-2, atol=1e-2)
             guided, expected = (value * ~operator.mask for value in (guided, expected))
@@ -191,7 +193,7 @@ def test_a_method_is_its_formula(name, operator, noise):
 
 @pytest.mark.parametrize("name", ["replacement", "pseudo_inverse"])
 def test_the_bias_of_a_method_is_that_of_its_formula(name):
-    """Followed as a matrix differential equation by scipy, the formula ends where the sampler ends: not at p(x0 | y)."""
+    """Followed as a matrix equation by scipy, the formula ends where the sampler ends, which is not p(x0 | y)."""
     law, operator, sde = prior("correlated"), OPERATORS["inpainting"], oracles.PROCESSES["vp"]
     matrix, y = dense(operator), measure(law, operator, NOISE)
     exact = posterior(law, matrix, y, NOISE)
