@@ -4,6 +4,7 @@ python run_lib.py --mode=train                                   train, sample a
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
 python run_lib.py --mode=interpolate
+python run_lib.py --mode=edit --image=PICTURE --mask=PICTURE            restore, vary or relabel an image
 python run_lib.py --mode=import --source=ddpm-cifar10-32         a run of published weights
 python run_lib.py --mode=export                                  the trained run for diffusers, and as one file
 python run_lib.py --mode=train --config=configs/celeba64.py --config.data.root=FOLDER --workdir=runs/faces
@@ -45,6 +46,10 @@ flags.DEFINE_string("checkpoint", None, "Checkpoint folder to use. Default: the 
 flags.DEFINE_string("source", None, "Weights of another project, for --mode=import: a file, or a folder of diffusers.")
 flags.DEFINE_string("source_format", "auto", f"Their format: auto, {', '.join(FORMATS)}.")
 flags.DEFINE_string("source_config", None, "Their settings, where the file has none: a published name, or a JSON file.")
+flags.DEFINE_string("image", None, "Image for --mode=edit: a picture, or the number of a held-out image of the data.")
+flags.DEFINE_string(
+    "mask", None, "What of it is made anew: a picture, white there; or left, right, top, bottom, center."
+)
 flags.DEFINE_bool("dry_run", False, "Print the resolved configuration, parameter count and memory estimate, and leave.")
 flags.DEFINE_bool("traceback", False, "On an error, show where it arose.")
 config_flags.DEFINE_config_file(
@@ -79,20 +84,34 @@ def build_run(config: ConfigDict) -> Run:
     if world_size > 1 and "RANK" not in os.environ:  # it would wait for the others for ever
         raise ValueError(f"WORLD_SIZE is {world_size}, but there is no RANK; start with torchrun, or unset WORLD_SIZE")
     if FLAGS.sampler is not None:
-        config.sampling.sampler = FLAGS.sampler
+        config.sampling.sampler = config.editing.sampler = FLAGS.sampler
     documented = default.get_config()
     source = None
     if FLAGS.mode == "import":
         source, config = read_source(config, FLAGS.source, FLAGS.source_format, FLAGS.source_config)
     elif FLAGS.source is not None:
         raise ValueError(f"--source is for --mode=import; --mode={FLAGS.mode} works on a run folder, --workdir")
+    if FLAGS.mode != "edit" and (FLAGS.image is not None or FLAGS.mask is not None):
+        raise ValueError(f"--image and --mask are for --mode=edit; --mode={FLAGS.mode} has no use for them")
     settings.check(config.to_dict(), documented.to_dict())
     folder = RunFolder(run_path(), config.training.keep_checkpoints)
     if world_size > 1 and config.device in ("auto", "cuda") and torch.cuda.is_available():
         config.device = f"cuda:{local % torch.cuda.device_count()}"
     experiment = builders.build_experiment(config)
     place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
-    return Run(config, documented, folder, experiment, FLAGS.checkpoint, place, rank, world_size, source)
+    return Run(
+        config,
+        documented,
+        folder,
+        experiment,
+        FLAGS.checkpoint,
+        place,
+        rank,
+        world_size,
+        source,
+        FLAGS.image,
+        FLAGS.mask,
+    )
 
 
 def processes() -> tuple[int, int, int]:
@@ -179,9 +198,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = FLAGS(argv)
     except (flags.Error, ValueError, TypeError) as error:
         fail(str(error), status=2)
-    for name in ("workdir", "checkpoint", "source"):
+    for name in ("workdir", "checkpoint", "source", "image", "mask"):
         if FLAGS[name].value == "":
-            fail(f"--{name}= is empty; give a folder, or leave it out", status=2)
+            fail(f"--{name}= is empty; give a path, or leave it out", status=2)
     if FLAGS.mode is None:
         fail(f"--mode is missing; give one of {', '.join(f'--mode={mode}' for mode in MODES)}", status=2)
     if len(rest) > 1:

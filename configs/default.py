@@ -182,6 +182,20 @@ def get_config() -> ConfigDict:
     interpolation.rtol = 1e-4  # relative tolerance, there and back; max_nfe and precision are the likelihood's
     interpolation.atol = 1e-4  # absolute tolerance
 
+    config.editing = editing = ConfigDict()
+    editing.task = "inpainting"  # or colourisation, super_resolution, deblurring, image_to_image, relabel
+    editing.num_images = 6  # results
+    editing.sampler = "dpmpp_sde"  # stochastic ones mend what guidance errs (flag --sampler); sampling has its settings
+    editing.method = "pseudo_inverse"  # restoring: replacement, dps, pseudo_inverse, moment_matching
+    editing.noise = 0.02  # restoring: standard deviation of the noise in what is known, in model units
+    editing.degrade = False  # restoring: the picture given is a good one, to be made small or blurred first
+    editing.factor = 2  # super_resolution: by how much the picture given is smaller
+    editing.blur = 1.0  # deblurring: standard deviation of the blur in pixels
+    editing.scale = 1.0  # dps: strength
+    editing.sigma_data = 0.5  # pseudo_inverse: standard deviation of the data, in model units
+    editing.iterations = 1  # moment_matching: of conjugate gradients; each is a gradient through the network
+    editing.labels = ""  # what the image shows, as sampling.labels; "": what its data tell, else unknown
+
     config.dequantizer = dequantizer = ConfigDict()
     dequantizer.steps = 1000  # optimizer steps
     dequantizer.batch_size = 64  # images in one step

@@ -12,6 +12,7 @@ from data.dataset import Batch, Dataset, TensorDataset
 from data.dequantization import Dequantized, Dequantizer, TruncatedNormalDequantizer, UniformDequantizer
 from data.digits import Digits
 from data.folder import ImageFolder
+from data.given import REGIONS, given_image, given_mask
 from data.image_files import ImageFiles
 from data.labels import UNKNOWN, hide_labels, parse_labels
 from data.loader import eval_batches, prepare, train_batches
@@ -27,6 +28,7 @@ from sde_lib.registry import lookup
 __all__ = [
     "AUGMENTATION_DIMS",
     "DATASETS",
+    "REGIONS",
     "UNKNOWN",
     "Augmentation",
     "Batch",
@@ -43,6 +45,8 @@ __all__ = [
     "derive_seed",
     "eval_batches",
     "get_dataset",
+    "given_image",
+    "given_mask",
     "hide_labels",
     "make_generator",
     "parse_labels",

@@ -1,6 +1,7 @@
 """Generating many samples, scoring a data set, encoding and decoding, and pictures of what came out."""
 
 from evaluation.draws import Draws
+from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
 from evaluation.interpolate import Interpolation, interpolate, slerp
@@ -28,6 +29,8 @@ __all__ = [
     "image_grid",
     "interpolate",
     "picture",
+    "relabel",
     "save_picture",
     "slerp",
+    "variations",
 ]

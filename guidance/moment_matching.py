@@ -18,11 +18,12 @@ class MomentMatching(LikelihoodGuidance):
 
     Args:
         *arguments: of ``Posterior``.
-        iterations: of conjugate gradients.
+        iterations: of conjugate gradients. The Jacobian of a trained network is not quite symmetric, nor positive: more
+            iterations than 1 can make it worse (``docs/editing.md``).
         **options: of ``Posterior``.
     """
 
-    def __init__(self, *arguments: Any, iterations: int = 3, **options: Any) -> None:
+    def __init__(self, *arguments: Any, iterations: int = 1, **options: Any) -> None:
         super().__init__(*arguments, **options)
         if iterations < 1:
             raise ValueError(f"{iterations} iterations of conjugate gradients; give at least 1")

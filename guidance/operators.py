@@ -33,6 +33,11 @@ class LinearOperator(ABC):
     def solve(self, y: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
         """(a A A^T + b I)^-1 y, on the measurements that A can give; a and b are numbers, or (B,)."""
 
+    def measure(self, x: Tensor, noise_std: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """A x + noise_std n, with n ~ N(0, I)."""
+        y = self.apply(x)
+        return y + noise_std * torch.randn(y.shape, generator=generator, device=y.device, dtype=y.dtype)
+
     def pinv(self, y: Tensor) -> Tensor:
         """A^+ y, the smallest x with this measurement."""
         return self.adjoint(self.solve(y, 1.0, 0.0))
@@ -63,6 +68,10 @@ class Inpainting(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         """X where it is known, else 0."""
         return x * self.mask.to(x.device)
+
+    def measure(self, x: Tensor, noise_std: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """See ``LinearOperator.measure``; there is no noise where nothing is measured."""
+        return self.apply(super().measure(x, noise_std, generator))
 
     def adjoint(self, y: Tensor) -> Tensor:
         """The same: A is a projection."""

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 
 from modes.dequantizer import train_dequantizer
+from modes.edit import edit_image
 from modes.export_run import export_run
 from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
@@ -19,6 +20,7 @@ MODES: dict[str, Callable[[Run], None]] = {
     "sample": sample_run,
     "likelihood": score_run,
     "interpolate": interpolate_images,
+    "edit": edit_image,
     "dequantizer": train_dequantizer,
     "import": import_run,
     "export": export_run,

@@ -31,6 +31,8 @@ class Run:
         rank: this process, of those that share the work.
         world_size: their number.
         source: the weights of another project, where they are to be imported.
+        image: what is to be edited: a file, or the number of a held-out image.
+        mask: what of it is made anew: a file, or a region by name.
     """
 
     config: ConfigDict
@@ -42,6 +44,8 @@ class Run:
     rank: int = 0
     world_size: int = 1
     source: Pretrained | None = None
+    image: str | None = None
+    mask: str | None = None
 
     def trained_model(self) -> tuple[ScoreModel, Path]:
         """The averaged weights of a checkpoint, ready for use, and where they come from."""

@@ -70,6 +70,11 @@ AT_LEAST: dict[str, float] = {
     "interpolation.first": 0,
     "interpolation.pairs": 1,
     "interpolation.moments": 2,
+    "editing.num_images": 1,
+    "editing.noise": 0,
+    "editing.factor": 2,
+    "editing.scale": 0,
+    "editing.iterations": 1,
     "dequantizer.steps": 1,
     "dequantizer.batch_size": 1,
     "dequantizer.ema_decay": 0,
@@ -98,6 +103,8 @@ ABOVE_ZERO = (
     "likelihood.log_prob_care",
     "interpolation.rtol",
     "interpolation.atol",
+    "editing.blur",
+    "editing.sigma_data",
     "dequantizer.learning_rate",
 )
 BELOW_ONE = (
