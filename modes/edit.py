@@ -61,7 +61,7 @@ def _restore(work: Work) -> Edited:
     """Draw from p(x | y) for the measurement y."""
     run, given = work.run, work.given
     config, editing, sde, shape = run.config, run.config.editing, run.experiment.sde, run.experiment.dataset.shape
-    operator = OPERATORS[editing.task](editing, given.anew)
+    operator = OPERATORS[editing.task](config, given.anew)
     y = x = given.x.unsqueeze(0)
     if given.intact:
         y = operator.measure(x, editing.noise, make_generator(config.sampling.seed, "measurement"))

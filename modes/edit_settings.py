@@ -19,12 +19,12 @@ from modes.sampler_settings import build_sampler
 from sde_lib import SDE, ScoreFn, lookup
 
 OPERATORS: dict[str, Callable[[ConfigDict, Tensor | None], LinearOperator]] = {
-    "inpainting": lambda editing, anew: Inpainting(_needed(anew).logical_not()),
-    "colourisation": lambda editing, anew: Colourisation(),
-    "super_resolution": lambda editing, anew: SuperResolution(editing.factor),
-    "deblurring": lambda editing, anew: Deblurring.gaussian(editing.blur),
+    "inpainting": lambda config, anew: Inpainting(_needed(anew).logical_not()),
+    "colourisation": lambda config, anew: Colourisation(),
+    "super_resolution": lambda config, anew: SuperResolution(config.editing.factor),
+    "deblurring": lambda config, anew: Deblurring.gaussian(config.editing.blur),
 }
-"""Task that restores an image -> (section, mask of what is made anew) -> what is known of it."""
+"""Task that restores an image -> (configuration, mask of what is made anew) -> what is known of it."""
 TASKS = (*OPERATORS, "image_to_image", "relabel")
 
 
