@@ -14,7 +14,7 @@ from data import Quantizer, make_generator
 from evaluation import Trajectory, computing_in, generate, image_grid, relabel, save_picture, variations
 from models import ScoreModel
 from modes.edit_given import Given, own_label, read_given, wanted_labels
-from modes.edit_settings import OPERATORS, check_editing, restoring
+from modes.edit_settings import build_operator, check_editing, restoring
 from modes.labels import guided
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler
@@ -61,7 +61,7 @@ def _restore(work: Work) -> Edited:
     """Draw from p(x | y) for the measurement y."""
     run, given = work.run, work.given
     config, editing, sde, shape = run.config, run.config.editing, run.experiment.sde, run.experiment.dataset.shape
-    operator = OPERATORS[editing.task](config, given.anew)
+    operator = build_operator(config, given.anew)
     y = x = given.x.unsqueeze(0)
     if given.intact:
         y = operator.measure(x, editing.noise, make_generator(config.sampling.seed, "measurement"))

@@ -1,6 +1,5 @@
 """From the section ``editing`` of a configuration to what is measured of an image, and how it is restored from that."""
 
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -18,14 +17,8 @@ from guidance import (
 from modes.sampler_settings import build_sampler
 from sde_lib import SDE, ScoreFn, lookup
 
-OPERATORS: dict[str, Callable[[ConfigDict, Tensor | None], LinearOperator]] = {
-    "inpainting": lambda config, anew: Inpainting(_needed(anew).logical_not()),
-    "colourisation": lambda config, anew: Colourisation(),
-    "super_resolution": lambda config, anew: SuperResolution(config.editing.factor),
-    "deblurring": lambda config, anew: Deblurring.gaussian(config.editing.blur),
-}
-"""Task that restores an image -> (configuration, mask of what is made anew) -> what is known of it."""
-TASKS = (*OPERATORS, "image_to_image", "relabel")
+RESTORING = ("inpainting", "colourisation", "super_resolution", "deblurring")
+TASKS = (*RESTORING, "image_to_image", "relabel")
 
 
 def check_editing(config: ConfigDict, sde: SDE, shape: tuple[int, ...], mask: str | None) -> None:
@@ -51,6 +44,21 @@ def check_editing(config: ConfigDict, sde: SDE, shape: tuple[int, ...], mask: st
         )
 
 
+def build_operator(config: ConfigDict, anew: Tensor | None) -> LinearOperator:
+    """What is known of the image, for a task that restores it.
+
+    Args:
+        config: with the section ``editing``.
+        anew: bool (H, W), what is to be painted anew; for inpainting.
+    """
+    editing = config.editing
+    if editing.task == "super_resolution":
+        return SuperResolution(editing.factor)
+    if editing.task == "deblurring":
+        return Deblurring.gaussian(editing.blur)
+    return Colourisation() if anew is None else Inpainting(~anew)
+
+
 def restoring(config: ConfigDict, sde: SDE, score_fn: ScoreFn, operator: LinearOperator, y: Tensor) -> Posterior:
     """The score of images with this measurement."""
     editing = config.editing
@@ -60,9 +68,3 @@ def restoring(config: ConfigDict, sde: SDE, score_fn: ScoreFn, operator: LinearO
         "moment_matching": {"iterations": editing.iterations},
     }.get(editing.method, {})
     return INVERSE_METHODS[editing.method](sde, score_fn, operator, y, editing.noise, **options)
-
-
-def _needed(mask: Tensor | None) -> Tensor:
-    if mask is None:
-        raise ValueError("inpainting needs a mask; give --mask")
-    return mask

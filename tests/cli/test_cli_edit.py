@@ -9,7 +9,7 @@ from PIL import Image
 
 from data import get_dataset
 from evaluation import image_grid, relabel
-from modes.edit_settings import OPERATORS
+from modes.edit_settings import RESTORING
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def held_out(number):
     return data.quantizer, x, v.y
 
 
-@pytest.mark.parametrize("task", sorted(set(OPERATORS) - {"colourisation"}))
+@pytest.mark.parametrize("task", sorted(set(RESTORING) - {"colourisation"}))
 def test_an_image_is_restored(edit, digits, task):
     mask = ["--mask=right"] if task == "inpainting" else []
     out = edit(digits, "--image=3", *mask, task=task, noise=0.0).good()
