@@ -8,6 +8,7 @@ and as tar shards; nothing is downloaded.
 
 import argparse
 import io
+import sys
 import tarfile
 import tempfile
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs import celeba64, celeba64_attributes, celeba128
 from data import get_dataset, make_generator, prepare, train_batches
