@@ -113,8 +113,9 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image") from error
+    except (OSError, SyntaxError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"cannot use image {path}: {reason}; replace it by an intact one") from error
 
 
 _ORIENTATION = 0x0112

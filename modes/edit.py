@@ -19,6 +19,9 @@ from modes.labels import guided
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler
 
+ASTRAY = 0.1
+"""Results that miss what is known by this share of the data's range, beyond its noise, have gone astray."""
+
 
 class Edited(NamedTuple):
     """Images (n, C, H, W), what they were made from, likewise, and how, in a sentence."""
@@ -75,15 +78,18 @@ def _restore(work: Work) -> Edited:
         editing.num_images,
         **_sampling(work),
     )
-    error = (operator.apply(result.x) - y).square().sum() / (operator.count(y) * len(result.x))
+    square = (operator.apply(result.x) - y).square().sum() / (operator.count(y) * len(result.x))
     seen = functional.interpolate(y.expand(-1, shape[0], -1, -1), size=shape[1:])
     if given.anew is not None:
         seen = torch.where(given.anew, (work.quantizer.low + work.quantizer.high) / 2, seen)
+    error = float(square) ** 0.5
+    if error > editing.noise + ASTRAY * (work.quantizer.high - work.quantizer.low):
+        print("note: the results do not fit what is known of the image; raise sampling.steps, or try another method")
     return Edited(
         result.x,
         torch.cat([x, seen]) if given.intact else seen,
         f"by {editing.method} and {editing.sampler}, {result.nfe} network evaluations each; what is known of "
-        f"the image comes back within {float(error) ** 0.5:.1e} (root mean square; noise {editing.noise:g})",
+        f"the image comes back within {error:.1e} (root mean square; noise {editing.noise:g})",
     )
 
 

@@ -103,7 +103,10 @@ def own_label(run: Run, dataset: Dataset, given: Given) -> Tensor:
     """
     config = run.config
     if config.editing.labels:
-        return _parse(config.editing.labels, dataset, 1)[0]
+        label, other = _parse(config.editing.labels, dataset, 2)
+        if not torch.equal(label, other):
+            raise ValueError(f"editing.labels is {config.editing.labels!r}; one image shows one label, so give one")
+        return label
     if given.label is not None:
         return given.label
     if config.editing.task == "relabel":

@@ -37,6 +37,11 @@ def check_editing(config: ConfigDict, sde: SDE, shape: tuple[int, ...], mask: st
     channels, *sides = shape
     if editing.task == "colourisation" and channels != 3:
         raise ValueError(f"the model knows images of {channels} channel(s); only those of 3 can be colourised")
+    if editing.task == "deblurring" and editing.blur > max(sides):
+        raise ValueError(
+            f"editing.blur is {editing.blur:g} pixels, and the model's images have {' x '.join(map(str, sides))}; give "
+            "a smaller one"
+        )
     if editing.task == "super_resolution" and any(side % editing.factor for side in sides):
         raise ValueError(
             f"editing.factor is {editing.factor}, which does not divide the sides of the model's images, "

@@ -66,6 +66,15 @@ def test_what_is_known_of_the_image_is_kept(edit, digits):
     assert float(out.split("comes back within ")[1].split(" ")[0]) < 0.05
 
 
+def test_results_that_went_astray_are_told(edit, digits):
+    """Two steps from pure noise straight to small noise: the guidance is far too strong there."""
+    words = "note: the results do not fit what is known of the image; raise sampling.steps, or try another method"
+    assert words in edit(digits, "--image=3", "--mask=top", "--config.sampling.steps=2").good()
+    assert (
+        words not in edit(digits, "--image=3", "--mask=top", "--config.sampling.steps=30", method="replacement").good()
+    )
+
+
 def test_a_picture_of_the_user_s(edit, digits, tmp_path):
     """It is the measurement itself: small, for super-resolution, or with a hole."""
     Image.fromarray(np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)).save(tmp_path / "small.png")
@@ -174,6 +183,10 @@ def test_a_mistake_is_one_line(edit, digits, bytes_of, flags, message):
         (["task=super_resolution", "factor=3"], "editing.factor is 3, which does not divide the sides of the model's"),
         (["task=super_resolution", "factor=1"], "config.editing.factor is 1; it must be at least 2"),
         (["task=deblurring", "blur=0"], "config.editing.blur is 0.0; it must be above 0"),
+        (
+            ["task=deblurring", "blur=9"],
+            "editing.blur is 9 pixels, and the model's images have 8 x 8; give a smaller one",
+        ),
         (["task=relabel"], "the model is unconditional, and knows no labels; train one with model.conditional=True"),
     ],
 )
@@ -196,6 +209,11 @@ def test_labels_that_are_missing(edit, labelled, tmp_path):
         "with training.label_dropout=0 the model never learned to do without a label; say what"
         in edit(labelled, image, "--mask=left", "--config.training.label_dropout=0").fault()
     )
+
+
+def test_an_image_shows_one_label(edit, labelled):
+    outcome = edit(labelled, "--image=3", "--config.sampling.labels=3", task="relabel", labels="1,2")
+    assert "editing.labels is '1,2'; one image shows one label, so give one" in outcome.fault()
 
 
 def test_points_cannot_be_edited(edit, trained):

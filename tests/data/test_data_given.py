@@ -96,8 +96,12 @@ def test_what_cannot_be_used(saved, tmp_path):
     text.write_text("no image")
     with pytest.raises(ValueError, match=r"cannot use image .*text\.png: not an image"):
         given_image(text, COLOUR, FULL, "center")
-    with pytest.raises(ValueError, match=r"text\.png is no image"):
+    with pytest.raises(ValueError, match=r"cannot use image .*text\.png: not an image; replace it by an intact one"):
         given_mask(str(text), COLOUR, "center", image)
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"cannot use image .*damaged\.png: .*truncated"):
+        given_mask(str(damaged), COLOUR, "center", image)
     odd = str(saved(np.zeros((5, 5), dtype=np.uint8), "odd.png"))
     with pytest.raises(ValueError, match=r"odd\.png has 5 x 5 pixels; it must have 8 x 8 or 20 x 12"):
         given_mask(odd, COLOUR, "center", image)
