@@ -14,8 +14,8 @@ FLAGS = {
     "--mode=": f"flag --mode=: value should be one of <{'|'.join(run_lib.MODES)}>",
     "--mode": "Missing value for flag --mode",
     "--dry_run=maybe": "flag --dry_run=maybe: ",
-    "--workdir=": "--workdir= is empty; give a folder, or leave it out",
-    "--checkpoint=": "--checkpoint= is empty; give a folder, or leave it out",
+    "--workdir=": "--workdir= is empty; give a path, or leave it out",
+    "--checkpoint=": "--checkpoint= is empty; give a path, or leave it out",
     "stray": "unexpected argument 'stray'; options are written --name=value",
     "--flagfile=absent": "Unable to open flagfile: [Errno 2] No such file or directory: 'absent'",
 }

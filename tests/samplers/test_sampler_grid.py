@@ -197,7 +197,7 @@ def test_an_unknown_sampler_is_explained():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_unknown_option_is_explained(sampler):
-    shared = "steps, grid, t_end, denoise, rho, threshold, limit, quantile"
+    shared = "steps, grid, t_end, t_start, denoise, rho, threshold, limit, quantile"
     with pytest.raises(TypeError, match=rf"sampler '{sampler}' has no option step, sigma; it takes .*{shared}"):
         get_sampler(sampler, step=3, sigma=1.0, steps=5)
 
@@ -205,7 +205,7 @@ def test_an_unknown_option_is_explained(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_option_of_a_sampler_is_one_that_it_takes(sampler):
     options = sampler_options(sampler)
-    given = {"steps": 7, "grid": "karras", "t_end": 0.01, "denoise": False, "rho": 5.0}
+    given = {"steps": 7, "grid": "karras", "t_end": 0.01, "t_start": 0.7, "denoise": False, "rho": 5.0}
     given |= {"threshold": "clip", "limit": 2.0, "quantile": 0.9}
     assert set(given) <= set(options)
     built = get_sampler(sampler, **given)
