@@ -56,8 +56,7 @@ class Arrays(Dataset):
         hashes = hash_names(map(str, range(len(samples))))
         self._samples = samples
         self._rows = np.arange(len(samples)) if divided else choose_split(hashes, split, holdout, f"{path}")
-        sample = torch.from_numpy(np.array(samples[:1]))
-        self.shape = tuple(self._arrange(sample).shape[1:])
+        self.shape = tuple(self._arrange(_tensor(samples[:1])).shape[1:])
         self.quantizer = None if self._axes is None else Quantizer(low=low, high=high)
         self._labels, self.num_classes, self.num_attributes = _check(labels, len(samples), path)
 
@@ -67,7 +66,7 @@ class Arrays(Dataset):
     def fetch(self, indices: Sequence[int]) -> Batch:
         """See ``Dataset.fetch``."""
         rows = self._rows[np.array(self._checked(indices), dtype=np.int64)]
-        x = self._arrange(torch.from_numpy(np.array(self._samples[rows])))
+        x = self._arrange(_tensor(self._samples[rows]))
         return Batch(x, None if self._labels is None else self._labels[torch.from_numpy(rows)])
 
     def _arrange(self, x: Tensor) -> Tensor:
@@ -75,6 +74,11 @@ class Arrays(Dataset):
         if self._axes is None:
             return x.float()
         return (x.unsqueeze(1) if x.ndim == 3 else x.permute(self._axes)).contiguous()
+
+
+def _tensor(rows: np.ndarray) -> Tensor:
+    """A copy, in this machine's order of bytes."""
+    return torch.from_numpy(rows.astype(rows.dtype.newbyteorder("=")))
 
 
 def _open(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
@@ -115,7 +119,7 @@ def _choose(content: Mapping[str, np.ndarray], split: str, path: Path) -> tuple[
 
 def _axes(samples: np.ndarray, path: Path) -> tuple[int, ...] | None:
     """How axes become (N, C, H, W); None for vectors."""
-    if samples.ndim and len(samples) == 0:
+    if samples.ndim and samples.size == 0:
         raise ValueError(f"{path} holds no samples")
     if samples.dtype == np.uint8 and samples.ndim == 3:
         return (0, 1, 2)
@@ -125,13 +129,18 @@ def _axes(samples: np.ndarray, path: Path) -> tuple[int, ...] | None:
         if samples.shape[1] in (1, 3):
             return (0, 1, 2, 3)
     if samples.dtype.kind == "f" and samples.ndim == 2:
-        if not all(np.isfinite(samples[start : start + 65_536]).all() for start in range(0, len(samples), 65_536)):
-            raise ValueError(f"{path} holds values that are not finite")
+        if not all(_fits(samples[start : start + 65_536]) for start in range(0, len(samples), 65_536)):
+            raise ValueError(f"{path} holds values that are not finite as float32")
         return None
     raise ValueError(
         f"{path} holds {samples.dtype} of shape {samples.shape}; give images as uint8 (N, H, W), (N, H, W, C) or "
         "(N, C, H, W) with 1 or 3 channels, or vectors as floating-point (N, D)"
     )
+
+
+def _fits(rows: np.ndarray) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(rows.astype(np.float32)).all())
 
 
 def _check(labels: np.ndarray | None, length: int, path: Path) -> tuple[Tensor | None, int, int]:

@@ -135,13 +135,17 @@ def _find_table(root: Path, stem: str) -> Table | None:
         archive = Archive(root)
         for name in archive.names:
             if Path(name).name in (f"{stem}.txt", f"{stem}.csv"):
-                return Table(archive.read(name).decode(), archive.place(name))
+                return Table(_text(archive.read(name)), archive.place(name))
         root = root.parent
     for place in _places(root):
         for path in (place / f"{stem}.txt", place / f"{stem}.csv"):
             if path.is_file():
-                return Table(path.read_text(), f"{path}")
+                return Table(_text(path.read_bytes()), f"{path}")
     return None
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", "replace")  # what is no text then is no table either
 
 
 def _choose(part: Part, partition: Table | None, on_disk: dict[str, str], files: Files, split: str) -> list[str]:

@@ -62,8 +62,7 @@ class ConvertedImages(Dataset):
             about = _read_json(self.path.with_suffix(".json"))
             if about is None or not self.path.exists():
                 about = _convert(source, self.path)
-            self._pixels = np.load(self.path, mmap_mode="r")
-            _verify(self.path, self._pixels, about)
+            self._pixels = _open_verified(self.path, about)
         self.skipped: dict[str, str] = about["skipped"]
         if self.skipped and not source.skips:
             name, reason = next(iter(self.skipped.items()))
@@ -91,10 +90,17 @@ class ConvertedImages(Dataset):
 
 
 def _file_name(source: ImageFiles) -> str:
-    sizes = [source.files.size(name) for name in source.names]
+    sizes = [_size(source, name) for name in source.names]
     what = [VERSION, source.shape, source.crop, list(zip(source.names, sizes, strict=True))]
     digest = hashlib.blake2b(json.dumps(what).encode(), digest_size=6).hexdigest()
     return f"{source.name.replace('/', '_')}_{len(source)}_{source.crop}_{source.shape[-1]}px_{digest}.npy"
+
+
+def _size(source: ImageFiles, name: str) -> int:
+    try:
+        return source.files.size(name)
+    except OSError:  # such as a link that leads nowhere; decoding it tells
+        return -1
 
 
 def _convert(source: ImageFiles, path: Path) -> dict[str, Any]:
@@ -155,11 +161,15 @@ def _check_room(folder: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-def _verify(path: Path, pixels: np.ndarray, about: dict[str, Any]) -> None:
-    """Compare the array with its checksums, unless the file is untouched since that was done."""
-    if about.get("verified") == _stamp(path):
-        return
+def _open_verified(path: Path, about: dict[str, Any]) -> np.ndarray:
+    """Map the array, and compare it with its checksums unless the file is untouched since that was done."""
     damaged = f"{path} does not hold what was written: delete it, and the images are converted anew"
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(damaged) from error
+    if about.get("verified") == _stamp(path):
+        return pixels
     if list(pixels.shape) != list(about["shape"]) or pixels.dtype != np.uint8:
         raise ValueError(damaged)
     starts = range(0, len(pixels), BLOCK)
@@ -169,6 +179,7 @@ def _verify(path: Path, pixels: np.ndarray, about: dict[str, Any]) -> None:
             raise ValueError(damaged)
     with suppress(OSError):  # a folder that may only be read: it is verified each time
         _write_json(path.with_suffix(".json"), {**about, "verified": _stamp(path)})
+    return pixels
 
 
 def _stamp(path: Path) -> list[int]:

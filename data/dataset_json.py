@@ -64,7 +64,7 @@ def _rows(content: bytes, place: str) -> dict[str, Any] | None:
     try:
         labels = json.loads(content)["labels"]
         return None if labels is None else {str(name).replace("\\", "/"): row for name, row in labels} or None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         expected = '{"labels": [["IMAGE", 0], ...]}'
         raise ValueError(
             f"{place} is no table of labels: expected {expected} ({type(error).__name__}: {error})"

@@ -114,9 +114,10 @@ def member_name(buffer: bytes | mmap.mmap, start: int) -> str:
 def _kept_table(url: str, folder: Path | None) -> ShardTable:
     if folder is None:
         return _read_table(url)
-    stamp = (
-        [url] if is_remote(url) else [str(Path(url).expanduser().resolve()), os.path.getsize(os.path.expanduser(url))]
-    )
+    stamp: list[str | int] = [url]
+    if not is_remote(url):
+        local = Path(url).expanduser().resolve()
+        stamp = [str(local), local.stat().st_size, local.stat().st_mtime_ns]
     path = folder / f"{hashlib.blake2b(json.dumps(stamp).encode(), digest_size=8).hexdigest()}.npz"
     try:
         with np.load(path) as kept:
@@ -182,11 +183,11 @@ def _parse(buffer: bytes | mmap.mmap, member: tarfile.TarInfo, url: str) -> int 
         value = json.loads(text)
         if member.name.endswith(".json"):
             value = value.get("label")
-        whole = type(value) is int and value >= 0
+        whole = type(value) is int and 0 <= value < 2**31
         vector = isinstance(value, list) and value and all(item in (0, 1) for item in value)
         if value is None or whole or vector:
             return value
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         value = text[:40]
     raise ValueError(
         f"shard {url}: the label in {member.name} is {value!r}; it must be a class (a whole number from 0 on), or a "

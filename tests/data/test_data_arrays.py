@@ -44,7 +44,7 @@ def test_images_in_every_layout(tmp_path, stored, expected, suffix):
     assert (dataset.shape, dataset.quantizer.levels, batch.y) == (expected.shape[1:], 256, None)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f8"])
 def test_vectors_are_continuous_data(tmp_path, dtype):
     values = RNG.normal(size=(40, 3)).astype(dtype)
     np.save(tmp_path / "a.npy", values)
@@ -130,8 +130,10 @@ def test_nothing_is_unpickled(tmp_path):
         ({"images": COLOUR.astype(np.int32)}, r"holds int32 of shape \(40, 6, 5, 3\); give images as uint8"),
         ({"images": COLOUR[..., :2]}, r"holds uint8 of shape \(40, 6, 5, 2\)"),
         ({"images": COLOUR[:0]}, "holds no samples"),
+        ({"images": COLOUR[:, :0]}, "holds no samples"),
         ({"images": np.uint8(3)}, "holds uint8 of shape"),
         ({"images": np.full((3, 2), np.nan)}, "values that are not finite"),
+        ({"images": np.full((3, 2), 1e300)}, "values that are not finite as float32"),
         ({"images": COLOUR, "labels": CLASSES[:-1]}, r"40 samples need labels of shape \(40,\), got \(39,\)"),
         ({"images": COLOUR, "labels": CLASSES - 1}, r"labels must lie in 0\.\.\d, got values from -1"),
         ({"images": COLOUR, "labels": VECTORS + 1}, r"labels must lie in 0\.\.1, got values from 1 to 2"),

@@ -198,10 +198,10 @@ def test_malformed_attributes(tmp_path):
         assert len(CelebA(root=tmp_path)) == len(SHUFFLED["train"])  # which needs none
 
 
-@pytest.mark.parametrize("text", ["000001.jpg train\n", "000001.jpg 7\n", ""])
+@pytest.mark.parametrize("text", ["000001.jpg train\n", "000001.jpg 7\n", "", "\udcff\udcfe"])
 def test_a_malformed_partition(tmp_path, text):
     torchvision_layout(tmp_path)
-    (tmp_path / "list_eval_partition.txt").write_text(text)
+    (tmp_path / "list_eval_partition.txt").write_text(text, errors="surrogateescape")
     with pytest.raises(ValueError, match=r"is no CelebA partition table: expected lines like '000001\.jpg 0'"):
         CelebA(root=tmp_path)
 

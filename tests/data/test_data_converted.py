@@ -119,6 +119,23 @@ def test_a_changed_byte_is_noticed_and_a_copy_is_not(images, tmp_path):
     assert torch.equal(convert(images, tmp_path / "cache").fetch(range(COUNT)).x, source(images).fetch(range(COUNT)).x)
 
 
+@pytest.mark.parametrize("content", [b"", b"x" * 5000, b"\x93NUMPY\x01\x00"])
+def test_what_is_no_array_any_more_is_noticed(images, tmp_path, content):
+    path = convert(images, tmp_path / "cache").path
+    for damage in (content, path.read_bytes()[:300]):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"\.npy does not hold what was written: delete it"):
+            convert(images, tmp_path / "cache")
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(images, tmp_path):
+    (images / "05.png").unlink()
+    (images / "05.png").symlink_to(tmp_path / "lost.png")
+    with pytest.raises(ValueError, match=r"05\.png.*data\.corrupt=skip"):
+        convert(images, tmp_path / "cache")
+    assert list(convert(images, tmp_path / "cache", corrupt="skip").skipped) == ["05.png"]
+
+
 def test_lost_notes_make_it_anew(images, tmp_path):
     path = convert(images, tmp_path / "cache").path
     path.with_suffix(".json").write_text("{")

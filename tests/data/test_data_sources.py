@@ -124,6 +124,7 @@ def test_a_converted_zip_keeps_its_labels(pictures, tmp_path):
     [
         ("{", r"is no table of labels: expected \{\"labels\": \[\[\"IMAGE\", 0\], \.\.\.\]\}"),
         ("[]", "is no table of labels"),
+        pytest.param("[" * 100_000, "is no table of labels", id="too deep"),
         ('{"labels": [["a.png"]]}', "is no table of labels"),
         ('{"labels": [["a.png", 0]]}', r"has no label for 1 of 1 images, the first is b\.png"),
         ('{"labels": [["b.png", 0], ["a.png", [0, 1]]]}', "mixes labels of several kinds"),
@@ -165,6 +166,8 @@ def png():
         ({"a.png": b"", "a.cls": b"cat"}, r"the label in a\.cls is b'cat'; it must be a class"),
         ({"a.png": b"", "a.cls": b"-3"}, r"the label in a\.cls is -3"),
         ({"a.png": b"", "a.json": b'{"label": [0, 7]}'}, r"the label in a\.json is \[0, 7\]"),
+        ({"a.png": b"", "a.cls": b"9" * 30}, r"the label in a\.cls is 9"),
+        ({"a.png": b"", "a.json": b"[" * 100_000}, r"the label in a\.json is b'\["),
         ({"a.png": b"", "a.json": b"[3]"}, r"the label in a\.json is"),
         ({"a.png": b"", "a.cls": b"1", "b.png": b"", "b.json": b'{"label": [0, 1]}'}, "mixes labels of several kinds"),
     ],
@@ -173,6 +176,13 @@ def test_wrong_labels_in_a_shard(tmp_path, members, match):
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises((ValueError, FileNotFoundError), match=match):
         get_dataset("shards", root=tmp_path, image_size=8, holdout=0.0)
+
+
+def test_a_rewritten_shard_is_read_anew(tmp_path):
+    for label in (b"1", b"2"):  # of one size
+        write_tar(tmp_path / "a.tar", {"a.png": png(), "a.cls": label})
+        dataset = get_dataset("shards", root=tmp_path / "a.tar", image_size=8, holdout=0.0, cache=tmp_path / "cache")
+        assert dataset.fetch([0]).y.tolist() == [int(label)]
 
 
 def test_shards_with_labels_of_two_kinds(tmp_path):
