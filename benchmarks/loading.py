@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs import celeba64, celeba64_attributes, celeba128
-from data import get_dataset, make_generator, prepare, train_batches
+from data import StepDraws, get_dataset, prepare, train_batches
 from training import builders
 
 NAMES = ["Eyeglasses", "Male", "Smiling", "Wearing_Hat", "Young"]
@@ -82,7 +82,7 @@ def per_step(config, dataset, batch, steps: int) -> float:
     times = []
     for step in range(steps):
         start = time.perf_counter()
-        loss_fn(model, batch.x, batch.y, make_generator(0, step)).mean().backward()
+        loss_fn(model, batch.x, batch.y, StepDraws(0, step, len(batch.x), range(len(batch.x)))).mean().backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
         times.append(time.perf_counter() - start)
@@ -121,7 +121,13 @@ def main() -> None:
             dataset = builders.build_dataset(config, "train")
             size = config.training.batch_size
             loading = per_batch(dataset, size, workers=0)
-            batch = prepare(dataset.fetch(range(size)), dataset.quantizer, dequantize=False, flip=False, generator=None)
+            batch = prepare(
+                dataset.fetch(range(size)),
+                dataset.quantizer,
+                StepDraws(0, 0, size, range(size)),
+                dequantize=False,
+                flip=False,
+            )
             step = per_step(config, dataset, batch, args.steps)
             share = f"its batch {1e3 * loading:.2f} ms, {loading / step:.2%}"
             print(f"{name}: a step of {size} images {step:.2f} s, {share}", flush=True)

@@ -11,6 +11,7 @@ from data.converted import ConvertedImages
 from data.dataset import Batch, Dataset, TensorDataset
 from data.dequantization import Dequantized, Dequantizer, TruncatedNormalDequantizer, UniformDequantizer
 from data.digits import Digits
+from data.draws import Draws, StepDraws
 from data.folder import ImageFolder
 from data.given import REGIONS, given_image, given_mask
 from data.image_files import ImageFiles
@@ -36,7 +37,9 @@ __all__ = [
     "Dataset",
     "Dequantized",
     "Dequantizer",
+    "Draws",
     "Quantizer",
+    "StepDraws",
     "TensorDataset",
     "TruncatedNormalDequantizer",
     "UniformDequantizer",

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.draws import StepDraws
+
 AUGMENTATION_DIMS = 9
 """Numbers that the network is told; see ``Drawn.conditions``."""
 SCALE, STRETCH, MOVE = 0.2, 0.2, 0.125
@@ -84,12 +86,12 @@ class Augmentation:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"the probability of an augmentation is {self.probability}; it must lie in [0, 1]")
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, draws: StepDraws) -> tuple[Tensor, Tensor]:
         """Augment images.
 
         Args:
             x: (B, C, H, W), floating point.
-            generator: source of the draws, on x's device.
+            draws: their random numbers.
 
         Returns:
             the images, and what was done to each (B, 9).
@@ -99,7 +101,10 @@ class Augmentation:
         """
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(f"images (B, C, H, W) in floating point are augmented, got {x.dtype} {tuple(x.shape)}")
-        drawn = self.draw(len(x), generator, x.device)
+        columns = draws.rows(
+            "augmentation", lambda generator: torch.stack(self.draw(draws.batch, generator, draws.device), 1)
+        )
+        drawn = Drawn(*columns.to(x.device).unbind(1))
         return transform(x, drawn), drawn.conditions().to(x.dtype)
 
     def draw(self, batch: int, generator: torch.Generator | None, device: torch.device | str | None = None) -> Drawn:

@@ -1,7 +1,8 @@
 """From a data set to batches; the only place that turns raw samples into model inputs.
 
-The order is that of ``data.order``. Dequantisation noise and flips depend on (seed, step, rank) only, so a run may
-stop, resume, or load in the background without changing a bit of what it sees.
+The order is that of ``data.order``, and dequantisation noise and flips are those of the sample's place in the step
+(``StepDraws``): a run may stop, resume, load in the background, or be shared by several processes without changing a
+bit of what it sees.
 """
 
 from collections import deque
@@ -12,22 +13,20 @@ from itertools import count, islice
 import torch
 
 from data.dataset import Batch, Dataset
+from data.draws import StepDraws
 from data.order import batch_indices
 from data.quantizer import Quantizer
-from data.randomness import make_generator
 
 
-def prepare(
-    raw: Batch, quantizer: Quantizer | None, *, dequantize: bool, flip: bool, generator: torch.Generator | None = None
-) -> Batch:
+def prepare(raw: Batch, quantizer: Quantizer | None, draws: StepDraws, *, dequantize: bool, flip: bool) -> Batch:
     """Turn a raw batch into float32 model input.
 
     Args:
         raw: what ``Dataset.fetch`` returned.
         quantizer: that of the data set; None leaves the (continuous) values as they are.
+        draws: source of the noise and of the flips.
         dequantize: levels become uniform in their bin rather than a point; nothing to do for continuous data.
         flip: mirror each image left to right with probability 1/2.
-        generator: source of the noise and of the flips.
 
     Raises:
         ValueError: ``flip`` is asked of data that are not images.
@@ -37,11 +36,11 @@ def prepare(
     if quantizer is None:
         x = raw.x.float()
     elif dequantize:
-        x = quantizer.dequantize(raw.x, generator)
+        x = quantizer.place(raw.x, draws.uniform("dequantize", raw.x.shape[1:]))
     else:
         x = quantizer.encode(raw.x)
     if flip:
-        mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        mirrored = draws.rows("flip", lambda generator: torch.rand(draws.batch, generator=generator)) < 0.5
         x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
     return Batch(x, raw.y)
 
@@ -61,8 +60,9 @@ def train_batches(
 ) -> Generator[Batch, None, None]:
     """Yield the model inputs of steps start_step, start_step + 1, ... without end.
 
-    The batch of step n is a pure function of (dataset, batch_size, seed, n, rank, world_size) and of the two options
-    below, whatever the starting step and the number of workers.
+    The global batch of step n is a pure function of (dataset, batch_size, seed, n) and of the two options below,
+    whatever the starting step and the number of workers and processes; process ``rank`` gets its rows rank,
+    rank + world_size, ...
 
     Args:
         dataset: source of the samples.
@@ -86,8 +86,8 @@ def train_batches(
 
     def load(step: int) -> Batch:
         raw = dataset.fetch(batch_indices(len(dataset), batch_size, step, **sharing))
-        generator = make_generator(seed, "data", step, rank)
-        return prepare(raw, dataset.quantizer, dequantize=dequantize, flip=flip, generator=generator)
+        draws = StepDraws(seed, step, batch_size, range(rank, batch_size, world_size))
+        return prepare(raw, dataset.quantizer, draws, dequantize=dequantize, flip=flip)
 
     if workers == 0:
         return (load(step) for step in count(start_step))

@@ -1,6 +1,5 @@
 """Generating many samples, scoring a data set, encoding and decoding, and pictures of what came out."""
 
-from evaluation.draws import Draws
 from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
@@ -13,7 +12,6 @@ from evaluation.trajectory import Trajectory
 
 __all__ = [
     "BoundEstimator",
-    "Draws",
     "Estimate",
     "Estimator",
     "Generated",

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data import Batch, Dequantizer, Quantizer
-from evaluation.draws import Draws
+from data import Batch, Dequantizer, Draws, Quantizer
 from sde_lib import SDE, ddpm_bound, elbo, log_likelihood
 from sde_lib.divergence import draw_probes
 

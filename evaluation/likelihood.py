@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import Batch, Dataset, eval_batches
-from evaluation.draws import Draws
+from data import Batch, Dataset, Draws, eval_batches
 from evaluation.estimators import Estimate, Estimator
 from evaluation.parts import Parts, Rows
 

@@ -7,7 +7,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from data import Dataset, Quantizer
+from data import Dataset, Quantizer, StepDraws
 from models import EMA, ScoreModel, VariationalDequantizer
 from sde_lib import SDE, elbo
 from training import RunFolder, TrainOptions, load_checkpoint, load_weights
@@ -51,11 +51,12 @@ def build_dequantizer_loss(config: ConfigDict, sde: SDE, model: ScoreModel, quan
     """The bound -(elbo(x) - log q(x | v)) in bits/dim, x drawn by the dequantiser."""
     conditional = config.model.conditional
 
-    def loss_fn(network: nn.Module, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    def loss_fn(network: nn.Module, x0: Tensor, y: Tensor | None, draws: StepDraws) -> Tensor:
         v = quantizer.decode(x0)
-        x, log_q = network(v, torch.rand(v.shape, generator=generator, device=v.device))
+        x, log_q = network(v, draws.uniform("place", v.shape[1:]))
         eps_fn = partial(model.eps, y=y if conditional else None)
-        bound = elbo(sde, eps_fn, x, samples=1, generator=generator).log_prob
+        noise = torch.stack([draws.normal_like(name, x) for name in ("noise", "reconstruction")])
+        bound = elbo(sde, eps_fn, x, samples=1, u=draws.uniform("offset", ()), eps=noise).log_prob
         return (log_q - bound) / (x[0].numel() * math.log(2))
 
     return loss_fn

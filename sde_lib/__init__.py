@@ -5,7 +5,7 @@ from sde_lib.chains import CHAINS, chain_alphas_cumprod
 from sde_lib.cosine import CosineVPSDE
 from sde_lib.edm import EDMSDE
 from sde_lib.likelihood import LikelihoodResult, bits_per_dim, log_likelihood
-from sde_lib.losses import TIME_LAWS, WEIGHTINGS, TimeLaw, ddpm_loss, dsm_loss, sample_time
+from sde_lib.losses import TIME_LAWS, WEIGHTINGS, TimeLaw, ddpm_loss, dsm_loss, relative_density, sample_time
 from sde_lib.mixture import GaussianMixture
 from sde_lib.ode import METHODS, IntegrationError, ODESolution, integrate
 from sde_lib.prediction import PREDICTIONS, Coefficients
@@ -59,6 +59,7 @@ __all__ = [
     "log_likelihood",
     "lookup",
     "match_dims",
+    "relative_density",
     "sample_time",
     "transport",
 ]

@@ -195,7 +195,12 @@ def dsm_loss(
     eps = noise_like(x0, generator) if eps is None else eps
     error = eps_fn(sde.perturb(x0, t, eps), t) - eps
     loss = weight(sde, t) * error.square().flatten(1).mean(1)
-    return loss / ((sde.T - sde.t_min) * TIME_LAWS[time_law].density(sde, t)) if importance else loss
+    return loss / relative_density(sde, time_law, t) if importance else loss
+
+
+def relative_density(sde: SDE, law: str, t: Tensor) -> Tensor:
+    """(T - t_min) p(t), the density of a law of ``TIME_LAWS`` relative to that of uniform t."""
+    return (sde.T - sde.t_min) * lookup(TIME_LAWS, law, "time law").density(sde, t)
 
 
 def ddpm_loss(

@@ -3,25 +3,15 @@
 import inspect
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
 
-from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset, hide_labels
+from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset
 from models import EMA, MODELS, Description, ScoreModel
-from sde_lib import (
-    SDE,
-    SDES,
-    TIME_LAWS,
-    WEIGHTINGS,
-    ddpm_loss,
-    ddpm_schedule,
-    dsm_loss,
-    lookup,
-)
+from sde_lib import SDE, SDES, lookup
 from training.loop import LossFn, TrainOptions
+from training.objective import chain, continuous, training_loss
 from training.state import TrainState
 
 
@@ -154,12 +144,9 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
     """The training loss: score matching in continuous time, or DDPM's on a chain."""
     settings = config.training
     if settings.loss == "ddpm":
-        loss = partial(ddpm_loss, ddpm_schedule(sde, settings.ddpm_steps))
+        objective = chain(sde, settings.ddpm_steps)
     elif settings.loss == "continuous":
-        lookup(WEIGHTINGS, settings.weighting, "training.weighting")
-        lookup(TIME_LAWS, settings.time_law, "training.time_law")
-        loss = partial(
-            dsm_loss,
+        objective = continuous(
             sde,
             weighting=settings.weighting,
             time_law=settings.time_law,
@@ -168,18 +155,13 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
         )
     else:
         raise ValueError(f"unknown training.loss {settings.loss!r}; choose from 'continuous', 'ddpm'")
-    conditional = config.model.conditional
-    augmentation = Augmentation(config.data.augment) if config.data.augment else None
-
-    def loss_fn(model: ScoreModel, x0: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
-        told: dict[str, Tensor | None] = {"y": None}
-        if augmentation is not None:
-            x0, told["augment"] = augmentation(x0, generator)
-        if y is not None and conditional:
-            told["y"] = hide_labels(y, settings.label_dropout, settings.attribute_dropout, generator)
-        return loss(partial(model.eps, **told), x0, generator=generator)
-
-    return loss_fn
+    return training_loss(
+        objective,
+        augmentation=Augmentation(config.data.augment) if config.data.augment else None,
+        conditional=config.model.conditional,
+        label_dropout=settings.label_dropout,
+        attribute_dropout=settings.attribute_dropout,
+    )
 
 
 def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:

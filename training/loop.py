@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data import Dataset, derive_seed, make_generator, train_batches
+from data import Dataset, StepDraws, derive_seed, train_batches
 from models import ScoreModel
 from training.checkpoint import Checkpoints
 from training.interrupt import Interruption
 from training.metrics import Metrics
 from training.state import TrainState
 
-LossFn = Callable[[ScoreModel, Tensor, Tensor | None, torch.Generator], Tensor]
-"""(model, x0: (B, *), labels (B,) or None, generator) -> losses (B,)."""
+LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
+"""(model, x0: (b, *), labels (b, *) or None, their random numbers) -> losses (b,)."""
 
 
 class DivergenceError(RuntimeError):
@@ -166,14 +166,15 @@ def _step(
     state: TrainState, loss_fn: LossFn, x0: Tensor, y: Tensor | None, options: TrainOptions
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step; returns the mean loss and the norm of the gradient, both still on the device."""
-    generator = make_generator(options.seed, "loss", state.step, device=x0.device)
+    draws = StepDraws(options.seed, state.step, options.batch_size, range(options.batch_size), x0.device)
     torch.manual_seed(derive_seed(options.seed, "dropout", state.step))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, state.step)
     total = torch.zeros((), device=x0.device)
-    labels = [None] * options.accumulation if y is None else y.chunk(options.accumulation)
-    for part, part_labels in zip(x0.chunk(options.accumulation), labels, strict=True):
-        loss = loss_fn(state.model, part, part_labels, generator).mean() / options.accumulation
+    parts = options.accumulation
+    labels = [None] * parts if y is None else y.chunk(parts)
+    for part in zip(x0.chunk(parts), labels, draws.chunk(parts), strict=True):
+        loss = loss_fn(state.model, *part).mean() / parts
         loss.backward()
         total += loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import UniformDequantizer, get_dataset
-from evaluation import BoundEstimator, Draws, ODEEstimator, evaluate_likelihood
+from data import Draws, UniformDequantizer, get_dataset
+from evaluation import BoundEstimator, ODEEstimator, evaluate_likelihood
 from modes.likelihood_settings import DEQUANTIZATIONS
 from sde_lib import METHODS, transport
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data.dataset import Batch, Dataset, TensorDataset
+from data.draws import StepDraws
 from data.loader import eval_batches, prepare, train_batches
 from data.order import batch_indices
 from data.quantizer import Quantizer
@@ -52,10 +53,9 @@ def test_batches_differ_between_seeds_steps_and_ranks(dataset):
     assert len(noise) == 9
 
 
-def test_without_noise_the_ranks_together_see_the_single_process_batch(dataset):
-    plain = {"dequantize": False, "flip": False}
-    alone = first_batches(dataset, 4, **plain)
-    ranks = [first_batches(dataset, 4, rank=rank, world_size=3, **plain) for rank in range(3)]
+def test_the_ranks_together_see_the_single_process_batch_noise_and_flips_included(dataset):
+    alone = first_batches(dataset, 4)
+    ranks = [first_batches(dataset, 4, rank=rank, world_size=3) for rank in range(3)]
     together = [
         Batch(torch.stack([b.x for b in step], 1).flatten(0, 1), torch.stack([b.y for b in step], 1).flatten())
         for step in zip(*ranks, strict=True)
@@ -63,10 +63,10 @@ def test_without_noise_the_ranks_together_see_the_single_process_batch(dataset):
     assert_same(together, alone)
 
 
-def test_batch_is_built_from_its_indices_and_generator(dataset):
+def test_batch_is_built_from_its_indices_and_draws(dataset):
     batch = first_batches(dataset, 3)[2]
     raw = dataset.fetch(batch_indices(LENGTH, 6, 2, seed=3))
-    expected = prepare(raw, dataset.quantizer, dequantize=True, flip=True, generator=make_generator(3, "data", 2, 0))
+    expected = prepare(raw, dataset.quantizer, StepDraws(3, 2, 6, range(6)), dequantize=True, flip=True)
     assert_same([batch], [expected])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from stored_images import write_celeba, write_cifar10, write_folder
 
-from data import get_dataset, prepare
+from data import StepDraws, get_dataset, prepare
 
 
 @pytest.fixture(params=["digits", "folder", "celeba", "cifar10"])
@@ -26,7 +26,9 @@ def test_the_endpoints_are_those_asked_for_and_the_levels_come_back(build, low, 
     assert dataset.quantizer.encode(ends).tolist() == [low, high]
     raw = dataset.fetch([0])
     for dequantize in (False, True):
-        x = prepare(raw, dataset.quantizer, dequantize=dequantize, flip=False).x
+        x = prepare(
+            raw, dataset.quantizer, StepDraws(0, 0, len(raw.x), range(len(raw.x))), dequantize=dequantize, flip=False
+        ).x
         assert x.min() >= low
         assert x.max() <= high
         assert torch.equal(dataset.quantizer.decode(x), raw.x)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from data import Quantizer, TensorDataset, UniformDequantizer
-from evaluation import BoundEstimator, Draws, evaluate_likelihood
+from data import Draws, Quantizer, TensorDataset, UniformDequantizer
+from evaluation import BoundEstimator, evaluate_likelihood
 from sde_lib import SDES, VPSDE
 from sde_lib.schedule import ddpm_schedule
 

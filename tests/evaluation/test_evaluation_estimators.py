@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from data import Dequantized, Quantizer, TensorDataset, TruncatedNormalDequantizer, UniformDequantizer
-from evaluation import Draws, ODEEstimator, Parts, evaluate_likelihood
+from data import Dequantized, Draws, Quantizer, TensorDataset, TruncatedNormalDequantizer, UniformDequantizer
+from evaluation import ODEEstimator, Parts, evaluate_likelihood
 from sde_lib import SDES, VESDE, VPSDE
 
 SHAPE = (1, 2, 2)

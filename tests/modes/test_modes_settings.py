@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from configs import digits, toy2d
+from data import StepDraws
 from modes.dequantizer_settings import (
     build_dequantizer_loss,
     build_dequantizer_options,
@@ -197,7 +198,7 @@ def test_the_loss_of_the_dequantiser_is_the_bound_of_levels_in_bits():
     sde, data = builders.build_sde(config), builders.build_dataset(config, "train")
     network = build_dequantizer_state(config, data, torch.device("cpu")).model
     v = data.fetch(range(3)).x
-    told = []
+    told, draws = [], StepDraws(4, 0, 3, range(3))
 
     class Zero:
         @staticmethod
@@ -209,10 +210,11 @@ def test_the_loss_of_the_dequantiser_is_the_bound_of_levels_in_bits():
         config.model.conditional = conditional
         loss_fn = build_dequantizer_loss(config, sde, Zero(), data.quantizer)
         for encode in (data.quantizer.encode, data.quantizer.dequantize):  # the levels are read off again
-            loss = loss_fn(network, encode(v), torch.arange(3), torch.Generator().manual_seed(4))
-            generator = torch.Generator().manual_seed(4)
-            x, log_q = network(v, torch.rand(v.shape, generator=generator))
-            bound = elbo(sde, partial(Zero.eps, y=None), x, samples=1, generator=generator).log_prob
+            loss = loss_fn(network, encode(v), torch.arange(3), draws)
+            x, log_q = network(v, draws.uniform("place", v.shape[1:]))
+            noise = torch.stack([draws.normal_like(name, x) for name in ("noise", "reconstruction")])
+            bound = elbo(sde, partial(Zero.eps, y=None), x, samples=1, u=draws.uniform("offset", ()), eps=noise)
+            bound = bound.log_prob
             torch.testing.assert_close(loss, (log_q - bound) / (64 * math.log(2)))
             loss.mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())

@@ -10,7 +10,7 @@ import torch
 
 from data import Quantizer, TensorDataset
 from models import EMA, ScoreModel, UNet
-from sde_lib import VPSDE, dsm_loss
+from sde_lib import VPSDE, dsm_loss, sample_time
 from training import Checkpoints, Metrics, TrainOptions, TrainState, load_checkpoint, train
 
 
@@ -54,8 +54,9 @@ def unet_state(init=0):
     return network_state(init, make_net)
 
 
-def network_loss(model, x0, y, generator):
-    return dsm_loss(model.sde, model.eps, x0, generator=generator)
+def network_loss(model, x0, y, draws):
+    t = draws.rows("time", lambda generator: sample_time(model.sde, draws.batch, generator=generator))
+    return dsm_loss(model.sde, model.eps, x0, t=t, eps=draws.normal_like("noise", x0))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from configs import default, digits, toy2d
-from data import DATASETS, dataset_options
+from data import DATASETS, StepDraws, dataset_options
 from models import MODELS
 from modes.likelihood_settings import LIKELIHOOD_OPTIONS
 from samplers import SAMPLERS, sampler_options
@@ -192,13 +192,17 @@ def test_the_optimizer_and_the_average_get_their_settings():
 # Losses
 
 
+def draws(batch):
+    return StepDraws(0, 0, batch, range(batch))
+
+
 def test_labels_reach_a_conditional_model_only():
     labels = torch.tensor([3, 1])
     for conditional, loss in ((True, "continuous"), (False, "continuous"), (True, "ddpm"), (False, "ddpm")):
         config = tiny(model_conditional=conditional, training_loss=loss, training_label_dropout=0.0)
         model = Exact(torch.zeros_like)
         loss_fn = builders.build_loss(config, builders.build_sde(config))
-        loss_fn(model, torch.zeros(2, 5), labels, torch.Generator())
+        loss_fn(model, torch.zeros(2, 5), labels, draws(2))
         (given,) = model.labels
         assert torch.equal(given, labels) if conditional else given is None
 
@@ -209,7 +213,7 @@ def test_a_share_of_the_labels_is_hidden(loss):
     config = tiny(model_conditional=True, training_loss=loss, training_label_dropout=share)
     model = Exact(torch.zeros_like)
     builders.build_loss(config, builders.build_sde(config))(
-        model, torch.zeros(len(labels), 2), labels, torch.Generator().manual_seed(0)
+        model, torch.zeros(len(labels), 2), labels, draws(len(labels))
     )
     (given,) = model.labels
     assert set(given.tolist()) == {3, -1}
@@ -224,7 +228,7 @@ def test_a_loss_gets_its_settings():
         config = tiny(**{f"training_{key}": value for key, value in changes.items()})
         told, model = [], Exact(torch.zeros_like)
         model.eps = lambda x, t, y=None: told.append(t) or torch.zeros_like(x)
-        loss = builders.build_loss(config, sde)(model, torch.zeros(64, 8), None, torch.Generator().manual_seed(0))
+        loss = builders.build_loss(config, sde)(model, torch.zeros(64, 8), None, draws(64))
         return loss, told[0]
 
     loss, t = draw(weighting="uniform", time_law="uniform")

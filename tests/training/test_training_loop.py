@@ -20,7 +20,7 @@ def scalar_run(new_run, points, new_scalar_state):
         return new_run(
             name,
             dataset=points,
-            loss=lambda model, x0, y, generator: loss(model, x0),
+            loss=lambda model, x0, y, draws: loss(model, x0),
             make_state=new_scalar_state,
             options={"learning_rate": 0.5, "grad_clip": 0.0, **options},
         )
@@ -141,8 +141,8 @@ def test_the_average_follows_the_weights(scalar_run, new_scalar_state):
 def test_a_model_sees_the_data_labels_and_a_stream_of_its_own_for_each_step(new_run, points, new_scalar_state):
     seen = []
 
-    def loss(model, x0, y, generator):
-        seen.append((x0.squeeze(1).tolist(), y.tolist(), torch.rand(3, generator=generator).tolist()))
+    def loss(model, x0, y, draws):
+        seen.append((x0.squeeze(1).tolist(), y.tolist(), draws.uniform("noise", (3,)).flatten().tolist()))
         return model.w.sum().expand(len(x0))
 
     class Labelled:
@@ -170,7 +170,7 @@ def test_a_model_sees_the_data_labels_and_a_stream_of_its_own_for_each_step(new_
 def test_a_model_sees_the_images_as_the_options_say(new_run, fresh_state, flip, dequantize):
     seen = []
 
-    def loss(model, x0, y, generator):
+    def loss(model, x0, y, draws):
         seen.append(x0)
         return sum(p.sum() for p in model.parameters()).expand(len(x0))
 
@@ -189,7 +189,7 @@ def test_a_model_sees_the_images_as_the_options_say(new_run, fresh_state, flip, 
 def test_the_optimizer_is_adam(new_run, fresh_state, fused):
     """AdamW without weight decay is Adam: the same trajectory as torch's own on the same gradients."""
 
-    def loss(model, x0, y, generator):
+    def loss(model, x0, y, draws):
         return (model.net(x0, torch.full((len(x0),), 500.0)) - x0).square().flatten(1).mean(1)
 
     def make_state():

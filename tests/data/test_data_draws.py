@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from evaluation import Draws
+from data import Draws, StepDraws
 
 LAWS = {"uniform": stats.uniform.cdf, "normal": stats.norm.cdf}
 
@@ -48,3 +48,44 @@ def test_uniform_numbers_are_below_one():
     numbers = Draws(0, range(4)).uniform("u", (1_000_000,))
     assert 0 <= numbers.min() < 1e-5
     assert 1 - 1e-5 < numbers.max() < 1
+
+
+# The draws of a training step
+
+
+def everything(draws):
+    """All kinds of draws of 12 samples."""
+    x = torch.zeros(len(draws.places), 5, dtype=torch.float64)
+    together = draws.rows("together", lambda generator: torch.rand(12, 2, generator=generator))
+    return draws.uniform("uniform", (3,)), draws.normal_like("normal", x), together
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_batch_has_the_same_numbers_however_it_is_shared(count, parts):
+    if 12 // count % parts:
+        pytest.skip("no equal parts")
+    whole = everything(StepDraws(3, 7, 12, range(12)))
+    for rank in range(count):
+        draws = StepDraws(3, 7, 12, range(rank, 12, count))
+        shared = zip(*map(everything, draws.chunk(parts)), strict=True)
+        for mine, expected in zip(shared, whole, strict=True):
+            assert torch.equal(torch.cat(mine), expected[rank::count])
+
+
+def test_seeds_steps_purposes_and_places_have_streams_of_their_own():
+    drawn = [
+        StepDraws(seed, step, 2, range(2)).uniform(purpose, (2,))
+        for seed in (0, 1)
+        for step in (0, 1)
+        for purpose in "ab"
+    ]
+    assert torch.cat(drawn).unique().numel() == 32
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_laws_of_a_step(law):
+    draws = StepDraws(0, 0, 500, range(500))
+    x = draws.uniform("u", (40,)) if law == "uniform" else draws.normal_like("n", torch.zeros(500, 40))
+    assert stats.kstest(x.flatten().double().numpy(), LAWS[law]).pvalue > 1e-3
+    assert stats.kstest(x[:, 0].double().numpy(), LAWS[law]).pvalue > 1e-3  # across the samples
