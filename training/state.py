@@ -55,11 +55,15 @@ class TrainState:
     def _load_optimizer(self, tensors: dict[str, Tensor], path: Path) -> None:
         index = {name: i for i, name in enumerate(self._names())}
         moments: dict[int, dict[str, Any]] = {}
+        weights = dict(self.model.named_parameters())
         for name, value in tensors.items():
             key, _, parameter = name.partition("/")
             if parameter not in index:
                 raise CheckpointError(
                     f"checkpoint {path}: its optimizer knows {parameter}, which the model does not have"
                 )
+            own = weights[parameter]
+            if value.shape == own.shape:  # laid out like the weight, as the fused optimizer takes for granted
+                value = torch.empty_like(own).copy_(value)
             moments.setdefault(index[parameter], {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})

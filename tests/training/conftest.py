@@ -39,7 +39,7 @@ class SmallNet(torch.nn.Module):
 def network_state(init=0, make_net=SmallNet):
     """A network, a fresh Adam, and an average; ``init`` seeds the weights."""
     torch.manual_seed(init)
-    model = ScoreModel(make_net(), VPSDE())
+    model = ScoreModel(make_net().to(memory_format=torch.channels_last), VPSDE())  # as real ones lie in memory
     for parameter in model.parameters():  # no layer that starts at zero: every part takes part
         torch.nn.init.normal_(parameter, std=0.1)
     return TrainState(model, torch.optim.AdamW(model.parameters(), fused=True), EMA(model, 0.9))
