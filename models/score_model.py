@@ -90,6 +90,17 @@ class ScoreModel(nn.Module):
         self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
 
+    def around(self, net: nn.Module) -> "ScoreModel":
+        """The same wrapper of another network, such as this one in a wrapper of its own."""
+        return ScoreModel(
+            net,
+            self.sde,
+            self.prediction,
+            self.conditioning,
+            sigma_data=self.sigma_data,
+            precision=self.precision,
+        )
+
     def eps(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predicted noise eps_hat.
 

@@ -95,6 +95,8 @@ def describe(run: Run) -> str:
         options = builders.build_options(run.config, dataset)
         data = f"{len(dataset)} training samples of {dataset.name} {dataset.shape}"
         length = f"{options.steps} steps of {options.batch_size}, "
+        if run.world_size > 1:
+            length += f"shared by {run.world_size} processes, "
     else:
         data, length = f"samples of shape {dataset.shape} and no data", ""
     return (

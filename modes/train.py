@@ -1,39 +1,72 @@
 """Train (or go on), then draw samples and score held-out data with the result."""
 
 import shlex
+from contextlib import nullcontext
+from pathlib import Path
 
 from evaluation import picture, save_picture
 from modes.likelihood import score
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
-from training import Metrics, builders, train
+from training import Metrics, Processes, TrainOptions, TrainState, builders, joined, train
 
 
 def train_run(run: Run) -> None:
-    """The main job."""
+    """The main job; of several processes (torchrun) the first one writes, prints, and draws the samples."""
+    config, folder = run.config, run.folder
+    state = builders.build_state(config, run.experiment.model)
+    options = builders.build_options(config, run.experiment.dataset)
+    with joined(run.rank, run.world_size) as together:
+        reason = _train(run, state, options, together)
+    again = run.command("train")
+    if reason in ("SIGINT", "SIGTERM"):
+        if together.first:
+            print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
+        return
+    if reason == "time limit" and together.first:
+        minutes = f"{options.time_limit:g} minutes"
+        print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
+    if together.first:
+        sample(run, state.ema.model, f"step {state.step}")
+    score(run, state.ema.model, folder.checkpoint())
+    if not together.first:
+        return
+    print("next:")
+    if reason == "time limit":
+        print(f"  {again}   # goes on to step {options.steps}")
+    print(f"  {run.command('sample')} --sampler=dpmpp_sde   # or ode, ancestral, pc, ...")
+    print(f"  {run.command('likelihood')} --config.likelihood.estimate=all")
+    print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
+    print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
+
+
+def _train(run: Run, state: TrainState, options: TrainOptions, together: Processes) -> str:
+    """Take up the run where it stands, and train; returns why that ended."""
     config, folder, experiment = run.config, run.folder, run.experiment
-    state = builders.build_state(config, experiment.model)
-    options = builders.build_options(config, experiment.dataset)
     loss_fn = builders.build_loss(config, experiment.sde)
     check_evaluation(run, scores=True)
     changes, start = folder.changes(config.to_dict()), folder.starting_point(run.checkpoint)
-    if start is not None:
-        state.load(start)
-        print(f"continuing {folder.path} from step {state.step}")
-    folder.store_config(config.to_dict())
-    for change in changes:
-        print(f"changed since this run began: {change}")
-    print(describe(run), flush=True)
-    if state.step >= options.steps:
-        print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
-    with Metrics(folder.path, state.step) as metrics:
+    told = together.told(None if start is None else str(start))
+    if told is not None:
+        state.load(Path(told))
+    if together.first:
+        if start is not None:
+            print(f"continuing {folder.path} from step {state.step}")
+        folder.store_config(config.to_dict())
+        for change in changes:
+            print(f"changed since this run began: {change}")
+        print(describe(run), flush=True)
+        if state.step >= options.steps:
+            print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
+    with Metrics(folder.path, state.step) if together.first else nullcontext() as metrics:
 
         def on_sample(step: int) -> None:
             pixels = picture(draw(run, state.ema.model).x, experiment.dataset.quantizer)
-            metrics.picture(step, "samples", pixels)
             save_picture(pixels, folder.samples / f"step_{step:08d}.png")
+            if metrics is not None:
+                metrics.picture(step, "samples", pixels)
 
-        reason = train(
+        return train(
             state,
             loss_fn,
             experiment.dataset,
@@ -42,20 +75,5 @@ def train_run(run: Run) -> None:
             metrics,
             device=experiment.device,
             on_sample=on_sample,
+            together=together,
         )
-    again = run.command("train")
-    if reason in ("SIGINT", "SIGTERM"):
-        print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
-        return
-    if reason == "time limit":
-        minutes = f"{options.time_limit:g} minutes"
-        print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
-    sample(run, state.ema.model, f"step {state.step}")
-    score(run, state.ema.model, folder.checkpoint())
-    print("next:")
-    if reason == "time limit":
-        print(f"  {again}   # goes on to step {options.steps}")
-    print(f"  {run.command('sample')} --sampler=dpmpp_sde   # or ode, ancestral, pc, ...")
-    print(f"  {run.command('likelihood')} --config.likelihood.estimate=all")
-    print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
-    print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")

@@ -4,6 +4,7 @@ from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, l
 from training.loop import DivergenceError, TrainOptions, train
 from training.memory import estimate_memory
 from training.metrics import Metrics
+from training.processes import Processes, joined
 from training.run_folder import RunFolder
 from training.state import TrainState
 
@@ -12,10 +13,12 @@ __all__ = [
     "Checkpoints",
     "DivergenceError",
     "Metrics",
+    "Processes",
     "RunFolder",
     "TrainOptions",
     "TrainState",
     "estimate_memory",
+    "joined",
     "load_checkpoint",
     "load_weights",
     "train",

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from models import ScoreModel
 from training.checkpoint import Checkpoints
 from training.interrupt import Interruption
 from training.metrics import Metrics
+from training.processes import ALONE, Processes
 from training.state import TrainState
 
 LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
@@ -89,15 +91,17 @@ def train(
     dataset: Dataset,
     options: TrainOptions,
     checkpoints: Checkpoints,
-    metrics: Metrics,
+    metrics: Metrics | None,
     *,
     device: torch.device | str = "cpu",
     on_sample: Callable[[int], None] | None = None,
+    together: Processes = ALONE,
 ) -> str:
     """Train from ``state.step`` to ``options.steps``.
 
-    Every random number is a function of (seed, step), so a run that was cut off and resumed gives the same weights, to
-    the bit, as one that was not.
+    Every random number is a function of (seed, step, place in the batch), so a run that was cut off and resumed gives
+    the same weights, to the bit, as one that was not; and several processes, each with its share of every batch, give
+    those of one within rounding (but for dropout, which each of them draws for itself).
 
     Args:
         state: what is trained; changed in place.
@@ -105,36 +109,47 @@ def train(
         dataset: the training split.
         options: see ``TrainOptions``.
         checkpoints: where the state is saved.
-        metrics: where the loss is recorded.
+        metrics: where the loss is recorded; None for nowhere.
         device: device of the model.
-        on_sample: called with the step every ``sample_every`` steps.
+        on_sample: called with the step every ``sample_every`` steps, on the first process.
+        together: the processes that share the work; the first one saves.
 
     Returns:
         Why it ended: "finished", "time limit", or the name of a signal.
 
     Raises:
         DivergenceError: the loss is not finite; the last good checkpoint stays.
+        ValueError: the batch cannot be shared evenly.
     """
+    if options.batch_size % (together.count * options.accumulation):
+        raise ValueError(
+            f"a batch of {options.batch_size} cannot be shared by {together.count} processes in {options.accumulation} "
+            f"equal parts each; use a multiple of {together.count * options.accumulation}"
+        )
     started = time.monotonic()
     saved = state.step
-    window = _Window(device)
+    window = _Window(device, together)
+    model = together.parallel(state.model)
     batches = train_batches(
         dataset,
         options.batch_size,
         seed=options.seed,
         start_step=state.step,
+        rank=together.rank,
+        world_size=together.count,
         dequantize=options.dequantize,
         flip=options.flip,
         workers=options.workers,
     )
-    bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
-    reason, whole = "finished", True  # whole: not in the middle of a step
+    bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None if together.first else True)
+    reason, whole = REASONS[0], True  # whole: not in the middle of a step
     with Interruption() as interruption, bar:
         try:
             while state.step < options.steps:
                 batch = next(batches)
                 whole = False
-                window.add(state.step + 1, *_step(state, loss_fn, batch.x.to(device), _move(batch.y, device), options))
+                x0, y = batch.x.to(device), _move(batch.y, device)
+                window.add(state.step + 1, *_step(state, model, loss_fn, x0, y, options, together))
                 state.step += 1
                 whole = True
                 bar.update()
@@ -143,39 +158,60 @@ def train(
                     _log(window, state.step, options, metrics, bar)
                 if options.sample_every and state.step % options.sample_every == 0 and on_sample is not None:
                     window.check()
-                    on_sample(state.step)
+                    if together.first:
+                        on_sample(state.step)
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
-                reason = interruption.requested or reason
+                reason = together.latest(REASONS, interruption.requested or reason)
                 if state.step % options.checkpoint_every == 0 or last or reason != "finished":
                     window.check()
-                    state.save(checkpoints)
+                    if together.first:
+                        state.save(checkpoints)
                     saved = state.step
                 if reason != "finished":
                     break
         except BaseException as error:
-            if whole and state.step > saved and not isinstance(error, DivergenceError) and window.finite():
+            if (
+                together.first
+                and whole
+                and state.step > saved
+                and not isinstance(error, DivergenceError)
+                and window.finite()
+            ):
                 state.save(checkpoints)  # bad data, say: the steps done are not lost
             raise
         finally:
             batches.close()
+    together.wait()  # the last checkpoint is on the disk
     return reason
 
 
+REASONS = ("finished", "time limit", *(number.name for number in Interruption.SIGNALS))
+"""Why training ends; of several at once the last counts."""
+
+
 def _step(
-    state: TrainState, loss_fn: LossFn, x0: Tensor, y: Tensor | None, options: TrainOptions
+    state: TrainState,
+    model: ScoreModel,
+    loss_fn: LossFn,
+    x0: Tensor,
+    y: Tensor | None,
+    options: TrainOptions,
+    together: Processes,
 ) -> tuple[Tensor, Tensor]:
-    """One optimizer step; returns the mean loss and the norm of the gradient, both still on the device."""
-    draws = StepDraws(options.seed, state.step, options.batch_size, range(options.batch_size), x0.device)
-    torch.manual_seed(derive_seed(options.seed, "dropout", state.step))
+    """One optimizer step; returns the mean loss here and the norm of the gradient, both still on the device."""
+    places = range(together.rank, options.batch_size, together.count)
+    draws = StepDraws(options.seed, state.step, options.batch_size, places, x0.device)
+    torch.manual_seed(derive_seed(options.seed, "dropout", state.step, together.rank))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, state.step)
     total = torch.zeros((), device=x0.device)
     parts = options.accumulation
     labels = [None] * parts if y is None else y.chunk(parts)
-    for part in zip(x0.chunk(parts), labels, draws.chunk(parts), strict=True):
-        loss = loss_fn(state.model, *part).mean() / parts
-        loss.backward()
+    for number, part in enumerate(zip(x0.chunk(parts), labels, draws.chunk(parts), strict=True), start=1):
+        with nullcontext() if number == parts else together.apart(model):
+            loss = loss_fn(model, *part).mean() / parts
+            loss.backward()
         total += loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
     state.optimizer.step()
@@ -191,7 +227,8 @@ def _move(y: Tensor | None, device: torch.device | str) -> Tensor | None:
 class _Window:
     """Losses since the last record, summed on the device, and the first step at which something was not finite."""
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, together: Processes) -> None:
+        self.together = together
         self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none
         self.reset()
 
@@ -223,15 +260,11 @@ class _Window:
 def _log(window: _Window, step: int, options: TrainOptions, metrics: Metrics, bar: tqdm) -> None:
     window.check()
     rate = window.count * options.batch_size / max(time.monotonic() - window.since, 1e-9)
-    loss = float(window.loss) / window.count
-    metrics.log(
-        step,
-        loss=loss,
-        grad_norm=float(window.norm) / window.count,
-        learning_rate=learning_rate(options, step - 1),
-        images_per_second=rate,
-    )
+    loss = float(window.together.mean(window.loss)) / window.count
+    values = {"loss": loss, "grad_norm": float(window.norm) / window.count}
+    if metrics is not None:
+        metrics.log(step, **values, learning_rate=learning_rate(options, step - 1), images_per_second=rate)
     bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
-    if bar.disable:  # no terminal: a line instead of a bar
+    if bar.disable and window.together.first:  # no terminal: a line instead of a bar
         print(f"step {step}/{options.steps}: loss {loss:.4f}, {rate:.0f} images/s", flush=True)
     window.reset()

@@ -1,0 +1,164 @@
+"""Training shared by several processes: the run of one, whatever happens to them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+import run_lib
+
+ROOT = Path(run_lib.__file__).parent
+SHARED = [
+    "--mode=train",
+    "--config.model.dropout=0.0",  # each process draws its own
+    "--config.model.conditional=True",
+    "--config.training.label_dropout=0.5",
+    "--config.data.augment=0.5",
+    "--config.training.accumulation=2",
+    "--config.training.decay=none",
+    "--config.training.checkpoint_every=1",
+    "--config.training.log_every=1",
+]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+
+
+@pytest.fixture
+def start_together(launcher, tmp_path, tiny_digits):
+    """Start processes of one run that find each other; returns their ids, and their logs."""
+
+    def start(count, folder, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        logs = [tmp_path / f"{folder.name}-{rank}.log" for rank in range(count)]
+        env = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        flags = [*tiny_digits, *SHARED, f"--workdir={folder}", *arguments]
+        return [launcher.start(log, *flags, RANK=str(rank), **env) for rank, log in enumerate(logs)], logs
+
+    return start
+
+
+@pytest.fixture
+def train_together(start_together, launcher):
+    def train(count, folder, *arguments):
+        pids, logs = start_together(count, folder, *arguments)
+        assert [launcher.wait(pid) for pid in pids] == [0] * count, [log.read_text() for log in logs]
+        return [log.read_text() for log in logs]
+
+    return train
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    newest = max((folder / "checkpoints").glob("step_*"))
+    return newest.name, load_file(newest / "ema.safetensors")
+
+
+def same_run(one, other):
+    """The same losses, gradients, weights, images and bits/dim, within the rounding of sums in another order."""
+    for key in ("step", "loss", "grad_norm", "learning_rate"):
+        curves = ([line[key] for line in metrics(folder)] for folder in (one, other))
+        np.testing.assert_allclose(*curves, rtol=2e-4)
+    (step, first), (other_step, second) = weights(one), weights(other)
+    assert step == other_step
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, rtol=1e-3, atol=1e-5)
+    images = [np.load(next((folder / "samples").glob("*.npz")))["samples"].astype(int) for folder in (one, other)]
+    assert abs(images[0] - images[1]).max() <= 1
+    reports = [next((folder / "likelihood").glob("*ode*.json")).read_text() for folder in (one, other)]
+    np.testing.assert_allclose(*(json.loads(text)["values"] for text in reports), rtol=1e-3)
+
+
+@pytest.fixture
+def alone(cli, tiny_digits, tmp_path):
+    """Six steps by one process."""
+    folder = tmp_path / "alone"
+    cli(*tiny_digits, *SHARED, f"--workdir={folder}", "--config.training.steps=6").good()
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(train_together, alone, tmp_path, count):
+    logs = train_together(count, tmp_path / "shared", "--config.training.steps=6")
+    same_run(tmp_path / "shared", alone)
+    assert f"6 steps of 8, shared by {count} processes" in logs[0]
+    assert all(log == "" for log in logs[1:])
+
+
+def test_a_checkpoint_of_two_is_taken_up_by_one_and_by_four(train_together, cli, tiny_digits, alone, tmp_path):
+    folder = tmp_path / "shared"
+    train_together(2, folder, "--config.training.steps=2")
+    cli(*tiny_digits, *SHARED, f"--workdir={folder}", "--config.training.steps=4").good()
+    train_together(4, folder, "--config.training.steps=6")
+    for path in (folder / "samples").glob("*.npz"):
+        path.unlink()
+    for path in (folder / "likelihood").glob("step_0000000[24]*"):
+        path.unlink()
+    cli(*tiny_digits, "--mode=sample", f"--workdir={folder}", "--config.model.dropout=0.0", *SHARED[2:5]).good()
+    same_run(folder, alone)
+
+
+def test_a_signal_to_one_stops_all_after_the_same_step(start_together, launcher, tmp_path, steps_of):
+    folder = tmp_path / "shared"
+    pids, logs = start_together(2, folder, "--config.training.steps=1000000")
+    while not (folder / "metrics.jsonl").exists() or len(steps_of(folder)) < 4:
+        time.sleep(0.01)
+    os.kill(pids[1], signal.SIGTERM)
+    assert [launcher.wait(pid) for pid in pids] == [0, 0], logs[1].read_text()
+    step = steps_of(folder)[-1]
+    assert f"stopped by SIGTERM after step {step} of 1000000; all is saved" in logs[0].read_text()
+    assert weights(folder)[0] == f"step_{step:08d}"
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs /proc")
+def test_torchrun_starts_all_again_when_one_dies(train_together, tiny_digits, tmp_path, steps_of, same_weights):
+    folder, whole = tmp_path / "shared", tmp_path / "whole"
+    arguments = [*tiny_digits, *SHARED, f"--workdir={folder}", "--config.training.steps=40"]
+    process = subprocess.Popen(
+        [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", str(ROOT / "run_lib.py"), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (folder / "metrics.jsonl").exists() or len(steps_of(folder)) < 4:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    log, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert "continuing" in log
+    assert steps_of(folder) == list(range(1, 41))
+    train_together(2, whole, "--config.training.steps=40")
+    same_weights(folder, whole)
+
+
+def test_a_batch_that_cannot_be_shared(start_together, launcher, tmp_path):
+    pids, logs = start_together(3, tmp_path / "shared")
+    assert {launcher.wait(pid) for pid in pids} == {1}
+    assert (
+        "a batch of 8 cannot be shared by 3 processes in 2 equal parts each; use a multiple of 6" in logs[0].read_text()
+    )
+
+
+def test_processes_that_torchrun_did_not_start(cli, tiny_digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    fault = cli(*tiny_digits, "--mode=train", f"--workdir={tmp_path / 'run'}").fault()
+    assert "2 processes are to train together, but MASTER_ADDR, MASTER_PORT is not set; use torchrun" in fault
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,107 @@
+"""The processes that train together: who this one is, and what they agree upon (torch.distributed, by torchrun)."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from models import ScoreModel
+
+PATIENCE = timedelta(hours=2)
+"""How long the others wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Of those that share each batch, this one.
+
+    Every method is called by all of them in the same order; alone, none does anything.
+
+    Attributes:
+        rank: 0 .. count - 1; 0 is the one that prints and writes.
+        count: of all.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process prints and writes."""
+        return self.rank == 0
+
+    def parallel(self, model: ScoreModel) -> ScoreModel:
+        """The same model, whose gradients become the mean over the processes (DistributedDataParallel)."""
+        if self.count == 1:
+            return model
+        device = next(model.parameters()).device
+        devices = [device] if device.type == "cuda" else None
+        return model.around(DistributedDataParallel(model.net, device_ids=devices, gradient_as_bucket_view=True))
+
+    def apart(self, model: ScoreModel) -> AbstractContextManager[None]:
+        """Context in which gradients stay with this process; ``model`` is what ``parallel`` gave."""
+        return model.net.no_sync() if self.count > 1 else nullcontext()
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of what each has, on the device of x."""
+        if self.count > 1:
+            x = x.clone()
+            distributed.all_reduce(x)
+            x /= self.count
+        return x
+
+    def latest(self, words: Sequence[str], word: str) -> str:
+        """Of what each says, the word that stands last in ``words``; it does not wait for a GPU."""
+        if self.count == 1:
+            return word
+        number = torch.tensor(words.index(word))
+        distributed.all_reduce(number, distributed.ReduceOp.MAX)
+        return words[int(number)]
+
+    def told(self, word: str | None) -> str | None:
+        """What the first one says."""
+        if self.count == 1:
+            return word
+        box = [word]
+        distributed.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            self.latest([""], "")
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(rank: int, count: int) -> Iterator[Processes]:
+    """The processes that torchrun has started, connected; for one alone, nothing.
+
+    Raises:
+        ValueError: torchrun did not start them, or they do not find each other.
+    """
+    if count == 1:
+        yield ALONE
+        return
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"{count} processes are to train together, but {', '.join(missing)} is not set; use torchrun")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
+    try:
+        store, _, _ = next(distributed.rendezvous("env://", rank, count, timeout=PATIENCE))
+        # torchrun keeps its store when it starts all again: addresses of the dead must not be found there
+        attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        distributed.init_process_group(backend, store=attempt, rank=rank, world_size=count, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the {count} processes do not find each other: {str(error).splitlines()[0]}") from error
+    try:
+        yield Processes(rank, count)
+    finally:
+        distributed.destroy_process_group()
