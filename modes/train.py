@@ -45,7 +45,8 @@ def _train(run: Run, state: TrainState, options: TrainOptions, together: Process
     config, folder, experiment = run.config, run.folder, run.experiment
     loss_fn = builders.build_loss(config, experiment.sde)
     check_evaluation(run, scores=True)
-    changes, start = folder.changes(config.to_dict()), folder.starting_point(run.checkpoint)
+    changes = folder.changes(config.to_dict())
+    start = folder.starting_point(run.checkpoint) if together.first else None
     told = together.told(None if start is None else str(start))
     if told is not None:
         state.load(Path(told))

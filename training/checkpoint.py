@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,21 @@ _FOLDER = re.compile(r"step_(\d{8,})")
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or of another network."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are not those that were written.
+
+    Attributes:
+        path: of the checkpoint.
+        fault: what is wrong with it, in words.
+    """
+
+    def __init__(self, path: Path, fault: str) -> None:
+        older = [p for p in Checkpoints(path.parent).list() if step_of(p) < step_of(path)]
+        remedy = f"the next older one is {older[-1].name}" if older else "there is no older one"
+        super().__init__(f"checkpoint {path} is damaged: {fault}. Delete that folder to go on without it; {remedy}")
+        self.path, self.fault = path, fault
 
 
 class Checkpoints:
@@ -49,6 +64,29 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
         return max(self.list(), key=step_of, default=None)
+
+    def newest_whole(self) -> "tuple[Path | None, Sequence[DamagedError]]":
+        """The newest checkpoint that is not damaged, or None where there is none; and what is wrong with newer ones.
+
+        Raises:
+            DamagedError: all are damaged; of the newest.
+        """
+        faults = []
+        for path in reversed(self.list()):
+            try:
+                verify(path)
+                return path, faults
+            except DamagedError as error:
+                faults.append(error)
+        if faults:
+            raise faults[0]
+        return None, faults
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged checkpoint, so that it is one no more; returns where it is then."""
+        aside = path.with_name(f"damaged_{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        return path.rename(aside)
 
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint of a step, then remove those beyond ``keep``.
@@ -112,21 +150,31 @@ def load_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"no checkpoint at {path}; give a folder checkpoints/step_XXXXXXXX")
+    names = verify(path)
+    tensors = {Path(name).stem: load_file(path / name) for name in names if name.endswith(".safetensors")}
+    return tensors, json.loads((path / STATE).read_text())
+
+
+def verify(path: Path) -> list[str]:
+    """Compare the files of a checkpoint with its manifest; returns their names.
+
+    Raises:
+        DamagedError: they are not those that were written.
+    """
     if not (path / MANIFEST).is_file():
-        raise _damaged(path, MANIFEST, "is missing")
+        raise DamagedError(path, f"{MANIFEST} is missing")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, MANIFEST, "is not readable") from error
+        raise DamagedError(path, f"{MANIFEST} is not readable") from error
     for name in sorted({STATE, *expected}):
         if name not in expected or not (path / name).is_file():
-            raise _damaged(path, name, "is missing")
+            raise DamagedError(path, f"{name} is missing")
         actual = _fingerprint(path / name)
         if (actual["bytes"], actual["sha256"]) != expected[name]:
-            raise _damaged(path, name, f"has {actual['bytes']} bytes of {expected[name][0]}, or other content")
-    tensors = {Path(name).stem: load_file(path / name) for name in expected if name.endswith(".safetensors")}
-    return tensors, json.loads((path / STATE).read_text())
+            raise DamagedError(path, f"{name} has {actual['bytes']} bytes of {expected[name][0]}, or other content")
+    return list(expected)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
@@ -150,14 +198,6 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path)
             "it was trained with (config.json of its run folder), or another --workdir"
         )
     module.load_state_dict(dict(weights))
-
-
-def _damaged(path: Path, name: str, fault: str) -> CheckpointError:
-    older = [p for p in Checkpoints(path.parent).list() if step_of(p) < step_of(path)]
-    remedy = f"the next older one is {older[-1].name}" if older else "there is no older one"
-    return CheckpointError(
-        f"checkpoint {path} is damaged: {name} {fault}. Delete that folder to go on without it; {remedy}"
-    )
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -97,12 +97,18 @@ class RunFolder:
     def starting_point(self, path: Path | str | None = None) -> Path | None:
         """The checkpoint from which training goes on: the one asked for, or the newest; None for a new run.
 
+        Of the newest ones those that are damaged are renamed, and told.
+
         Raises:
             CheckpointError: the run has a newer one, of a past that would mix with the new one.
         """
-        newest = self.checkpoints.latest()
         if path is None:
+            newest, faults = self.checkpoints.newest_whole()
+            for error in faults:
+                aside = self.checkpoints.set_aside(error.path)
+                print(f"{error.path.name} is damaged: {error.fault}. It is kept as {aside}, and left aside")
             return newest
+        newest = self.checkpoints.latest()
         found = self.checkpoint(path)
         if newest is not None and step_of(newest) > step_of(found):
             raise CheckpointError(
@@ -112,12 +118,14 @@ class RunFolder:
         return found
 
     def checkpoint(self, path: Path | str | None = None) -> Path:
-        """The checkpoint to use: the one asked for, or the newest.
+        """The checkpoint to use: the one asked for, or the newest that is not damaged.
 
         Raises:
             CheckpointError: there is none.
         """
-        found = Path(os.path.expanduser(path)) if path else self.checkpoints.latest()
+        found, faults = (Path(os.path.expanduser(path)), []) if path else self.checkpoints.newest_whole()
+        for error in faults:
+            print(f"{error.path.name} is damaged, and passed over: {error.fault}")
         if found is None:
             raise CheckpointError(
                 f"no checkpoint in {self.checkpoints.folder}; train first (--mode=train with the same --workdir), "

@@ -137,17 +137,43 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint(cli, trained, bytes_of, damage, message):
+def test_the_newest_checkpoint_is_damaged(cli, trained, bytes_of, tmp_path, same_weights, damage, message):
+    """The one before is taken, and said; training from there ends with the same bits."""
+    whole = shutil.copytree(trained, tmp_path / "whole")
     damage(trained)
+    before = bytes_of(trained / "checkpoints")
+    for mode in ("sample", "likelihood"):
+        out = cli(f"--mode={mode}", f"--workdir={trained}").good()
+        assert out.startswith(f"step_00000012 is damaged, and passed over: {message}")
+        assert f"using the averaged weights of {trained}/checkpoints/step_00000010" in out
+        assert bytes_of(trained / "checkpoints") == before
+    out = cli("--mode=train", f"--workdir={trained}").good()
+    assert out.startswith(f"step_00000012 is damaged: {message}")
+    aside = trained / "checkpoints" / "damaged_step_00000012"
+    assert f"It is kept as {aside}, and left aside" in out
+    assert f"continuing {trained} from step 10" in out
+    assert bytes_of(aside) == {
+        name.removeprefix("step_00000012/"): content for name, content in before.items() if "step_00000012" in name
+    }
+    shutil.rmtree(aside)
+    same_weights(trained, whole)
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_and_one_that_is_alone(cli, trained, bytes_of):
+    truncate(newest(trained) / "ema.safetensors")
+    before = bytes_of(trained)
+    for mode in ("train", "sample", "likelihood"):
+        fault = cli(f"--mode={mode}", f"--checkpoint={newest(trained)}", "--config.training.steps=14").fault()
+        assert fault.startswith(f"checkpoint {newest(trained)} is damaged: ema.safetensors has ")
+        assert "Delete that folder to go on without it; the next older one is step_00000010" in fault
+    assert bytes_of(trained) == before
+    shutil.rmtree(trained / "checkpoints" / "step_00000010")
     before = bytes_of(trained)
     for mode in ("train", "sample", "likelihood"):
         fault = cli(f"--mode={mode}", f"--workdir={trained}", "--config.training.steps=14").fault()
-        assert fault.startswith(f"checkpoint {newest(trained)} is damaged: {message}")
-        assert "Delete that folder to go on without it; the next older one is step_00000010" in fault
+        assert fault.startswith(f"checkpoint {newest(trained)} is damaged: ema.safetensors has ")
+        assert "Delete that folder to go on without it; there is no older one" in fault
     assert bytes_of(trained) == before
-    shutil.rmtree(newest(trained))  # the remedy
-    assert f"continuing {trained} from step 10" in cli("--mode=train", f"--workdir={trained}").good()
-    assert newest(trained).name == "step_00000012"
 
 
 @pytest.mark.parametrize("mode", ["train", "sample", "likelihood"])
