@@ -26,7 +26,7 @@ from ml_collections import ConfigDict, config_flags
 from safetensors import SafetensorError
 
 from configs import default
-from modes import FORMATS, MODES, Run, dry_run, read_source
+from modes import FORMATS, MODES, SHARED, Run, dry_run, read_source
 from samplers import SAMPLERS
 from sde_lib import lookup
 from training import RunFolder, builders, settings
@@ -76,9 +76,9 @@ def main(argv: Sequence[str]) -> None:
 def build_run(config: ConfigDict) -> Run:
     """Check the configuration, and build what it describes."""
     rank, world_size, local = processes()
-    if world_size > 1 and FLAGS.mode not in ("train", "likelihood"):
+    if world_size > 1 and FLAGS.mode not in SHARED:
         raise ValueError(
-            f"several processes (torchrun) share the work of --mode=train and likelihood only; start "
+            f"several processes (torchrun) share the work of --mode={' and '.join(SHARED)} only; start "
             f"--mode={FLAGS.mode} once, without torchrun"
         )
     if world_size > 1 and "RANK" not in os.environ:  # it would wait for the others for ever

@@ -11,7 +11,7 @@ from modes.export_run import export_run
 from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
 from modes.likelihood import score_run
-from modes.run import Run, check_evaluation, describe, dry_run
+from modes.run import SHARED, Run, check_evaluation, describe, dry_run
 from modes.sample import sample_run
 from modes.train import train_run
 
@@ -26,4 +26,4 @@ MODES: dict[str, Callable[[Run], None]] = {
     "export": export_run,
 }
 
-__all__ = ["FORMATS", "MODES", "Run", "check_evaluation", "describe", "dry_run", "read_source"]
+__all__ = ["FORMATS", "MODES", "SHARED", "Run", "check_evaluation", "describe", "dry_run", "read_source"]

@@ -1,25 +1,31 @@
 """Train a variational dequantiser for a trained run (arXiv 1902.00275, 2101.09258)."""
 
+from models import ScoreModel
 from modes.dequantizer_settings import (
     build_dequantizer_loss,
     build_dequantizer_options,
     build_dequantizer_state,
 )
 from modes.run import Run, check_evaluation
-from training import Metrics, train
+from training import Metrics, locked, train
 
 
 def train_dequantizer(run: Run) -> None:
     """Tighten the bound of the SDE by where in its bin a value lies; the score model stays as it is."""
-    config, folder, experiment = run.config, run.folder, run.experiment
+    experiment = run.experiment
     check_evaluation(run)
     if experiment.dataset.quantizer is None:
         raise ValueError(f"{experiment.dataset.name!r} has no levels to dequantise")
     model, _ = run.trained_model()
     model.precision = "float32"
+    with locked(run.folder.dequantizer.folder.parent):
+        _train(run, model)
+
+
+def _train(run: Run, model: ScoreModel) -> None:
+    config, folder, experiment = run.config, run.folder, run.experiment
     state = build_dequantizer_state(config, experiment.dataset, experiment.device)
-    options = build_dequantizer_options(config)
-    checkpoints = folder.dequantizer
+    options, checkpoints = build_dequantizer_options(config), folder.dequantizer
     newest = checkpoints.latest()
     if newest is not None:
         state.load(newest)

@@ -1,5 +1,6 @@
 """What every mode works on: a configuration, its run folder, and the objects that it describes."""
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
 from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights
 from training.builders import Experiment
+
+SHARED = ("train", "likelihood")
+"""Modes whose work several processes may share."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,10 @@ class Run:
 
     def command(self, mode: str) -> str:
         """The command for a mode on this run, as it can be typed; the run brings its own configuration."""
-        return shlex.join(["python", sys.argv[0], f"--mode={mode}", *self.place])
+        shared = self.world_size > 1 and mode in SHARED
+        here = os.environ.get("LOCAL_WORLD_SIZE", self.world_size)
+        launcher = ["torchrun", f"--nproc-per-node={here}"] if shared else ["python"]
+        return shlex.join([*launcher, sys.argv[0], f"--mode={mode}", *self.place])
 
 
 def check_evaluation(run: Run, *, scores: bool = False, data: bool = True) -> None:

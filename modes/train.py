@@ -8,7 +8,7 @@ from evaluation import picture, save_picture
 from modes.likelihood import score
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
-from training import Metrics, Processes, TrainOptions, TrainState, builders, joined, train
+from training import LossFn, Metrics, Processes, TrainOptions, TrainState, builders, joined, locked, train
 
 
 def train_run(run: Run) -> None:
@@ -16,8 +16,11 @@ def train_run(run: Run) -> None:
     config, folder = run.config, run.folder
     state = builders.build_state(config, run.experiment.model)
     options = builders.build_options(config, run.experiment.dataset)
-    with joined(run.rank, run.world_size) as together:
-        reason = _train(run, state, options, together)
+    loss_fn = builders.build_loss(config, run.experiment.sde)
+    check_evaluation(run, scores=True)
+    changes = folder.changes(config.to_dict())
+    with joined(run.rank, run.world_size) as together, locked(folder.path) if together.first else nullcontext():
+        reason = _train(run, state, loss_fn, options, together, changes)
     again = run.command("train")
     if reason in ("SIGINT", "SIGTERM"):
         if together.first:
@@ -40,12 +43,11 @@ def train_run(run: Run) -> None:
     print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
 
 
-def _train(run: Run, state: TrainState, options: TrainOptions, together: Processes) -> str:
+def _train(
+    run: Run, state: TrainState, loss_fn: LossFn, options: TrainOptions, together: Processes, changes: list[str]
+) -> str:
     """Take up the run where it stands, and train; returns why that ended."""
     config, folder, experiment = run.config, run.folder, run.experiment
-    loss_fn = builders.build_loss(config, experiment.sde)
-    check_evaluation(run, scores=True)
-    changes = folder.changes(config.to_dict())
     start = folder.starting_point(run.checkpoint) if together.first else None
     told = together.told(None if start is None else str(start))
     if told is not None:

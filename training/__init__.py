@@ -1,7 +1,8 @@
 """The loop, its state, checkpoints, the run folder, and the builders that turn a configuration into objects."""
 
 from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
-from training.loop import DivergenceError, TrainOptions, train
+from training.lock import locked
+from training.loop import DivergenceError, LossFn, TrainOptions, train
 from training.memory import estimate_memory
 from training.metrics import Metrics
 from training.processes import Processes, joined
@@ -12,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "DivergenceError",
+    "LossFn",
     "Metrics",
     "Processes",
     "RunFolder",
@@ -21,5 +23,6 @@ __all__ = [
     "joined",
     "load_checkpoint",
     "load_weights",
+    "locked",
     "train",
 ]

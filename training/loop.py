@@ -264,7 +264,8 @@ def _log(window: _Window, step: int, options: TrainOptions, metrics: Metrics, ba
     values = {"loss": loss, "grad_norm": float(window.norm) / window.count}
     if metrics is not None:
         metrics.log(step, **values, learning_rate=learning_rate(options, step - 1), images_per_second=rate)
-    bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
+    told = f"loss {loss:.4f}, {rate:.3g} images/s" if rate < 100 else f"loss {loss:.4f}, {rate:.0f} images/s"
+    bar.set_postfix_str(told)
     if bar.disable and window.together.first:  # no terminal: a line instead of a bar
-        print(f"step {step}/{options.steps}: loss {loss:.4f}, {rate:.0f} images/s", flush=True)
+        print(f"step {step}/{options.steps}: {told}", flush=True)
     window.reset()

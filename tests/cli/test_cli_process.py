@@ -129,3 +129,21 @@ def test_help_names_every_flag(hostile):
             assert f"{name}:" in shown.stdout
             assert " ".join(flag.help.split())[:40] in " ".join(shown.stdout.split())
     assert not any(hostile.glob("runs"))
+
+
+@needs_proc
+def test_two_runs_in_one_folder_are_refused_and_a_dead_one_is_no_hindrance(tmp_path, launcher, cli, tiny, steps_of):
+    run, log = tmp_path / "run", tmp_path / "log"
+    arguments = ["--mode=train", f"--workdir={run}", *tiny]
+    pid = launcher.start(log, *arguments, ENDLESS, "--config.training.checkpoint_every=1")
+    wait_for(lambda: newest_step(run) > 0, lambda: alive(pid))
+    fault = cli(*arguments).fault()
+    assert fault.startswith(f"{run} is in use by another training (process {pid} on ")
+    assert "wait for it to end, stop it, or use another --workdir" in fault
+    before = newest_step(run)
+    wait_for(lambda: newest_step(run) > before, lambda: alive(pid))  # it goes on undisturbed
+    os.kill(pid, signal.SIGKILL)
+    launcher.wait(pid)
+    steps = newest_step(run) + 2
+    cli(*arguments, f"--config.training.steps={steps}").good()
+    assert steps_of(run) == list(range(1, steps + 1))

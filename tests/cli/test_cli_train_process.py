@@ -94,6 +94,8 @@ def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(train_tog
     same_run(tmp_path / "shared", alone)
     assert f"6 steps of 8, shared by {count} processes" in logs[0]
     assert all(log == "" for log in logs[1:])
+    assert f" torchrun --nproc-per-node={count} run_lib.py --mode=likelihood " in logs[0]
+    assert " python run_lib.py --mode=sample " in logs[0]
 
 
 def test_a_checkpoint_of_two_is_taken_up_by_one_and_by_four(train_together, cli, tiny_digits, alone, tmp_path):

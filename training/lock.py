@@ -1,0 +1,53 @@
+"""One training at a time in a run folder."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made; it ends with the process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+        NotADirectoryError: there is a file of that name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder as --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    with path.open("a+") as file:
+        if not _take(file, path):
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by another training ({file.read() or 'a process that has just begun'}): wait for "
+                "it to end, stop it, or use another --workdir"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came of it
+
+
+def _take(file: IO[str], path: Path) -> bool:
+    """Lock the file, if nobody has, and nobody has just removed it."""
+    try:
+        import fcntl  # not on Windows, where nothing is locked
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a file system that knows no locks
+        return True
