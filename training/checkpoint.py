@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -95,7 +96,21 @@ class Checkpoints:
             step: number of finished training steps.
             tensors: file name (without suffix) -> tensors.
             state: plain values, stored as JSON.
+
+        Raises:
+            OSError: it cannot be written; those before are as they were.
         """
+        try:
+            return self._save(step, tensors, state)
+        except (OSError, SafetensorError) as error:  # the latter: a full disk
+            newest = self.latest()
+            before = "there is none before" if newest is None else f"the last whole one is {newest.name}"
+            raise OSError(
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({error}); {before}. Make room, or "
+                "allow writing there, and start again"
+            ) from error
+
+    def _save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         target = self.folder / f"step_{step:08d}"

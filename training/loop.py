@@ -16,6 +16,7 @@ from training.checkpoint import Checkpoints
 from training.interrupt import Interruption
 from training.metrics import Metrics
 from training.processes import ALONE, Processes
+from training.saver import Saver
 from training.state import TrainState
 
 LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
@@ -143,7 +144,7 @@ def train(
     )
     bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None if together.first else True)
     reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, bar:
+    with Interruption() as interruption, bar, Saver(checkpoints) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
@@ -166,7 +167,7 @@ def train(
                 if state.step % options.checkpoint_every == 0 or last or reason != "finished":
                     window.check()
                     if together.first:
-                        state.save(checkpoints)
+                        saver.save(state)
                     saved = state.step
                 if reason != "finished":
                     break
@@ -178,7 +179,7 @@ def train(
                 and not isinstance(error, DivergenceError)
                 and window.finite()
             ):
-                state.save(checkpoints)  # bad data, say: the steps done are not lost
+                saver.save(state)  # bad data, say: the steps done are not lost
             raise
         finally:
             batches.close()

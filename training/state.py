@@ -29,12 +29,16 @@ class TrainState:
 
     def save(self, checkpoints: Checkpoints) -> Path:
         """Write a checkpoint of the present step."""
+        return checkpoints.save(self.step, *self.content())
+
+    def content(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What a checkpoint holds: (file name -> tensors, plain values)."""
         tensors = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self._optimizer_tensors(),
         }
-        return checkpoints.save(self.step, tensors, {"step": self.step, "ema_updates": self.ema.updates})
+        return tensors, {"step": self.step, "ema_updates": self.ema.updates}
 
     def load(self, path: Path) -> None:
         """Restore everything from a checkpoint, or raise CheckpointError."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shlex
 import signal
 import subprocess
@@ -147,3 +148,31 @@ def test_two_runs_in_one_folder_are_refused_and_a_dead_one_is_no_hindrance(tmp_p
     steps = newest_step(run) + 2
     cli(*arguments, f"--config.training.steps={steps}").good()
     assert steps_of(run) == list(range(1, steps + 1))
+
+
+@needs_proc
+def test_a_full_disk_ends_the_run_in_one_line_and_it_goes_on_to_the_same_bits(
+    tmp_path, launcher, cli, tiny, trained, same_weights
+):
+    """No file may grow as large any more as the largest of a checkpoint; the log is smaller."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    arguments = ["--mode=train", f"--workdir={run}", *tiny, "--config.training.checkpoint_every=1"]
+    pid = launcher.start(log, *arguments, ENDLESS)
+    wait_for(lambda: newest_step(run) > 2, lambda: alive(pid))
+    largest = max(path.stat().st_size for path in trained.glob("checkpoints/step_*/*"))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest - 1, largest - 1))
+    assert launcher.wait(pid) == 1
+    fault = log.read_text().splitlines()[-1]
+    assert fault.startswith("error: ")
+    assert "File too large" in fault
+    newest = max((run / "checkpoints").glob("step_*")).name
+    assert f"cannot be written to {run}/checkpoints" in fault
+    assert f"the last whole one is {newest}. Make room, or allow writing there, and start again" in fault
+    assert "Traceback" not in log.read_text()
+    assert [path.name.startswith("step_") for path in (run / "checkpoints").glob("[!.]*")] == [True, True]
+    steps = newest_step(run) + 2
+    cli(*arguments, f"--config.training.steps={steps}").good()
+    assert not list((run / "checkpoints").glob(".*"))
+    whole = tmp_path / "whole"
+    cli("--mode=train", f"--workdir={whole}", *tiny, f"--config.training.steps={steps}").good()
+    same_weights(run, whole)

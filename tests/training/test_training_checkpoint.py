@@ -92,7 +92,7 @@ def test_a_folder_without_checkpoints(tmp_path):
         assert Checkpoints(folder).latest() is None
 
 
-# Crashes: the process may end at any line of Checkpoints.save
+# Crashes: the process may end at any line of Checkpoints._save
 
 
 class Crash(BaseException):
@@ -101,7 +101,7 @@ class Crash(BaseException):
 
 def run_to_line(count, action):
     """Run ``action`` and raise Crash before the count-th line that ``Checkpoints`` executes; False: it finished."""
-    left, code = count, {Checkpoints.save.__code__, Checkpoints._remove_leftovers.__code__}
+    left, code = count, {Checkpoints._save.__code__, Checkpoints._remove_leftovers.__code__}
 
     def trace(frame, event, argument):
         nonlocal left

@@ -1,0 +1,81 @@
+"""Checkpoints written while training goes on."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.checkpoint import Checkpoints
+from training.state import TrainState
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""File name -> name -> tensor."""
+
+
+class Saver:
+    """Copies the state at once, and writes the copy in a thread; use it as a context, which ends with all written.
+
+    Training waits for the copy only, and for an earlier checkpoint that is still being written.
+
+    Args:
+        checkpoints: where they go.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, state: TrainState) -> None:
+        """Begin to write a checkpoint of the present step.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        tensors, values = state.content()
+        copies, event = snapshot(tensors)
+        step = state.step
+
+        def write() -> None:
+            if event is not None:
+                event.synchronize()
+            self._checkpoints.save(step, copies, values)
+
+        self._writing = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Return when all is on the disk, or raise what kept it from getting there."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as error:
+            if value is None:
+                raise
+            tqdm.write(f"and the last checkpoint could not be written: {error}")
+        finally:
+            self._pool.shutdown()
+
+
+def snapshot(tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
+    """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them."""
+    on_gpu = any(value.is_cuda for group in tensors.values() for value in group.values())
+
+    def copy(value: Tensor) -> Tensor:
+        target = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        return target.copy_(value.detach(), non_blocking=True)
+
+    copies = {name: {key: copy(value) for key, value in group.items()} for name, group in tensors.items()}
+    return copies, torch.cuda.current_stream().record_event() if on_gpu else None
