@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.fused.norm_silu import norm_silu
 from models.layers import ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, zero
 from models.resample import Resample
 
@@ -57,14 +58,14 @@ class ADMBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
-        told = self.modulate(functional.silu(embedding))[:, :, None, None]
+        h = self.conv1(self.resample(norm_silu(x, self.norm1)))
+        told = self.modulate(functional.silu(embedding))
         if self.scale_shift:
             scale, shift = told.chunk(2, dim=1)
-            h = (1 + scale) * self.norm2(h) + shift
+            h = norm_silu(h, self.norm2, scale=scale, shift=shift, dropout=self.dropout)
         else:
-            h = self.norm2(h + told)
-        return self.shortcut(self.resample(x)) + self.conv2(self.dropout(functional.silu(h)))
+            h = norm_silu(h, self.norm2, added=told, dropout=self.dropout)
+        return self.shortcut(self.resample(x)) + self.conv2(h)
 
 
 class Change(nn.Module):
@@ -193,7 +194,7 @@ class ADM(nn.Module):
         x = _run(self.middle, x, embedding)
         for parts in self.decoder:
             x = _run(parts, torch.cat([x, skips.pop()], 1), embedding)
-        return self.head(functional.silu(self.norm(x)))
+        return self.head(norm_silu(x, self.norm))
 
 
 def _run(parts: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:

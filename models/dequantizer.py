@@ -18,8 +18,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.fused.norm_silu import norm_silu
 from models.layers import group_norm, zero
 
 BOUND = 2.0
@@ -217,8 +217,8 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same shape."""
-        inner = self.conv1(functional.silu(self.norm1(h)))
-        return h + self.conv2(functional.silu(self.norm2(inner)))
+        inner = self.conv1(norm_silu(h, self.norm1))
+        return h + self.conv2(norm_silu(inner, self.norm2))
 
 
 def _normal_cdf(h: Tensor) -> Tensor:

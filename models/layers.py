@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.fused.norm_silu import norm_silu
+
 
 def sinusoidal_embedding(
     c_noise: Tensor, dim: int, max_period: float = 10_000.0, *, cosines_first: bool = False
@@ -202,9 +204,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        h = self.conv1(self.resample(functional.silu(self.norm1(x))))
-        h = h + self.modulate(functional.silu(embedding)).unflatten(1, (-1, 1, 1))
-        h = self.conv2(self.dropout(functional.silu(self.norm2(h))))
+        h = self.conv1(self.resample(norm_silu(x, self.norm1)))
+        told = self.modulate(functional.silu(embedding))
+        h = self.conv2(norm_silu(h, self.norm2, added=told, dropout=self.dropout))
         return add(self.shortcut(self.resample(x)), h, self.rescale)
 
 

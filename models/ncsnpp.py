@@ -14,8 +14,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.fused.norm_silu import norm_silu
 from models.layers import ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, add, zero
 from models.ncsnpp_layers import ConvUp, FourierEmbedding, conv_down
 from models.resample import Resample
@@ -223,11 +223,11 @@ class NCSNpp(nn.Module):
             if f"{level}_attention" in layers:
                 h = layers[f"{level}_attention"](h)
             if f"{level}_image" in layers:
-                image = layers[f"{level}_image"](functional.silu(layers[f"{level}_norm"](h)))
+                image = layers[f"{level}_image"](norm_silu(h, layers[f"{level}_norm"]))
                 pyramid = image if pyramid is None else self.image_up(pyramid) + image
             elif self.progressive == "residual":
                 h = pyramid = add(layers[f"{level}_pyramid"](pyramid), h, self.skip_rescale)
             if level > 0:
                 up = layers[f"{level}_up"]
                 h = up(h, embedding) if isinstance(up, ResidualBlock) else up(h)
-        return pyramid if self.progressive == "skip" else self.head(functional.silu(self.norm(h)))
+        return pyramid if self.progressive == "skip" else self.head(norm_silu(h, self.norm))

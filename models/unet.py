@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.fused.norm_silu import norm_silu
 from models.layers import (
     ConditionEmbedding,
     Conditions,
@@ -183,4 +183,4 @@ class UNet(nn.Module):
                 x = layer(x, (height, width))
             else:
                 x = layer(torch.cat([x, skips.pop()], 1), embedding)
-        return self.head(functional.silu(self.norm(x)))
+        return self.head(norm_silu(x, self.norm))

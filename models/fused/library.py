@@ -1,0 +1,66 @@
+"""C++ files beside this one as shared libraries: compiled for this machine's processor when first used, then kept."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+SWITCH = "SCORE_SDE_FUSED"
+"""Environment variable; "0" leaves the libraries aside."""
+
+
+@cache
+def library(name: str) -> ctypes.CDLL | None:
+    """The library of ``name``.cpp; None where it is switched off or there is no compiler (Linux's, with OpenMP).
+
+    It is kept in the user's cache folder under a digest of all that determines it. A compiler that fails is told of in
+    a warning.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if os.environ.get(SWITCH) == "0" or compiler is None or platform.system() != "Linux":
+        return None
+    source = Path(__file__).with_name(f"{name}.cpp")
+    try:
+        path = _folder() / f"{name}-{_digest(source, compiler)}.so"
+        if not path.exists():
+            _compile(compiler, source, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        warnings.warn(
+            f"{source.name} could not be compiled or loaded, so the same is computed in plain PyTorch, more slowly "
+            f"({SWITCH}=0 does so without this message): {told.strip()[-500:]}",
+            stacklevel=2,
+        )
+        return None
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "score-sde"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _digest(source: Path, compiler: str) -> str:
+    """Of the source, the flags, the compiler, and the processor that "native" means."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    abilities = [line for line in processor if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    parts = [source.read_text(), *FLAGS, version, *abilities]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, source: Path, path: Path) -> None:
+    """Beside its place and then moved there, since other processes may do the same at this moment."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(made)], check=True, capture_output=True, text=True)
+        os.replace(made, path)

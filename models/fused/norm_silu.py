@@ -1,0 +1,185 @@
+"""Normalisation, SiLU and dropout in one: between two convolutions they only move memory, so they do it once.
+
+    drop(silu(gain * groupnorm(x + added) + offset))
+
+The C++ kernel reads and writes bfloat16 or float32 and computes in float32. It serves images on a CPU whose channels
+lie together (channels_last), as they do in the networks here; anything else goes through PyTorch's own operations.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.fused.library import library
+
+KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def norm_silu(
+    x: Tensor,
+    norm: nn.GroupNorm,
+    *,
+    added: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    dropout: nn.Dropout | None = None,
+) -> Tensor:
+    """drop(silu((1 + scale) norm(x + added) + shift)), shape of x.
+
+    Args:
+        x: images (B, C, H, W).
+        norm: the normalisation, with weight and bias.
+        added: to every pixel before it, (B, C); None for nothing.
+        scale: of the normalised, (B, C); None for nothing.
+        shift: of the normalised, (B, C); None for nothing.
+        dropout: what drops values; None for nothing. The kernel rounds its probability to a multiple of 1/256, but not
+            to 0 or 1: its random numbers are bytes.
+    """
+    if not _serves(x):
+        h = _plain(x, norm, added, scale, shift)
+        return h if dropout is None else dropout(h)
+    gain, offset = norm.weight, norm.bias
+    if scale is not None:
+        gain, offset = gain * (1 + scale), offset * (1 + scale)
+    if shift is not None:
+        offset = offset + shift
+    rows = x.shape[:2]
+    drops = dropout is not None and dropout.training and dropout.p > 0
+    drop = min(max(round(256 * dropout.p), 1), 255) if drops else 0
+    gain, offset = (value.float().expand(rows).contiguous() for value in (gain, offset))
+    return _NormSiLU.apply(x, None if added is None else added.float().contiguous(), gain, offset, drop, norm)
+
+
+def _plain(
+    x: Tensor,
+    norm: nn.GroupNorm,
+    added: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    h = norm(x if added is None else x + _pixelwise(added))
+    h = h if scale is None else (1 + _pixelwise(scale)) * h
+    h = h if shift is None else h + _pixelwise(shift)
+    return functional.silu(h)
+
+
+def _serves(x: Tensor) -> bool:
+    """Whether the kernel takes x; not what torch.func or torch.compile puts in the place of a tensor."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in KINDS
+        and x.ndim == 4
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+        and library("norm_silu") is not None
+    )
+
+
+def _random_bytes(like: Tensor) -> Tensor:
+    """A byte for each element, from PyTorch's generator; drawn eight at once, which is several times faster."""
+    numbers = torch.empty((like.numel() + 7) // 8, dtype=torch.int64)
+    return numbers.random_(-(2**63), None).view(torch.uint8)  # without bounds it would draw 63 bits
+
+
+class _NormSiLU(torch.autograd.Function):
+    """The kernel and its gradient; a gradient that is itself differentiated goes through PyTorch's operations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, added: Tensor | None, gain: Tensor, offset: Tensor, drop: int, norm: nn.GroupNorm
+    ) -> Tensor:
+        groups = len(x) * norm.num_groups
+        mean, rstd, y = torch.empty(groups), torch.empty(groups), torch.empty_like(x)
+        noise = _random_bytes(x) if drop else None
+        _run("forward", x, (added, gain, offset, noise), drop, norm.num_groups, (norm.eps, y, mean, rstd))
+        ctx.save_for_backward(x, added, gain, offset, noise, mean, rstd)
+        ctx.drop, ctx.norm = drop, norm
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, added, gain, offset, noise, _, _ = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx.drop, ctx.norm), None, None
+        gradient = torch.ops.score_sde.norm_silu_gradient
+        dx, dadded, dgain, doffset = gradient(dy, *ctx.saved_tensors, ctx.drop, ctx.norm.num_groups)
+        return dx, None if added is None else dadded, dgain, doffset, None, None
+
+
+def _gradient(
+    dy: Tensor,
+    x: Tensor,
+    added: Tensor | None,
+    gain: Tensor,
+    offset: Tensor,
+    noise: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    drop: int,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    dx, dgain, doffset, dadded = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain), gain.new_empty(0)
+    dadded = dadded if added is None else torch.zeros_like(added)
+    results = (mean, rstd, dy, dx, None if added is None else dadded, dgain, doffset)
+    _run("backward", x, (added, gain, offset, noise), drop, groups, results)
+    return dx, dadded, dgain, doffset
+
+
+_operations = torch.library.Library("score_sde", "FRAGMENT")  # as one of these, the gradient can be batched (vmap)
+_operations.define(
+    "norm_silu_gradient(Tensor dy, Tensor x, Tensor? added, Tensor gain, Tensor offset, Tensor? noise, Tensor mean, "
+    "Tensor rstd, int drop, int groups) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_operations.impl("norm_silu_gradient", _gradient, "CPU")
+
+
+def _run(
+    way: str,
+    x: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    drop: int,
+    groups: int,
+    rest: tuple[Tensor | float | None, ...],
+) -> None:
+    """Call the kernel; the order of arguments is that of norm_silu.cpp."""
+    count, channels, height, width = x.shape
+    sizes = (count, height * width, channels, groups)
+    getattr(library("norm_silu"), f"norm_silu_{way}_{KINDS[x.dtype]}")(
+        *map(_argument, (x, *inputs)),
+        ctypes.c_int(drop),
+        *map(ctypes.c_int64, sizes),
+        *map(_argument, rest),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+
+
+def _argument(value: Tensor | float | None) -> Any:
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+def _plain_gradient(
+    dy: Tensor, x: Tensor, inputs: tuple[Tensor | None, ...], drop: int, norm: nn.GroupNorm
+) -> list[Tensor | None]:
+    """The gradients of (x, added, gain, offset), by operations that can themselves be differentiated."""
+    added, gain, offset, noise = inputs
+    h = x.float() if added is None else x.float() + _pixelwise(added)
+    h = functional.group_norm(h, norm.num_groups, eps=norm.eps)
+    y = functional.silu(h * _pixelwise(gain) + _pixelwise(offset))
+    if noise is not None:
+        kept = torch.as_strided(noise, x.shape, x.stride()) >= drop
+        y = y * kept * (256 / (256 - drop))
+    needed = [value for value in (x, added, gain, offset) if value is not None and value.requires_grad]
+    found = iter(torch.autograd.grad(y, needed, dy.to(y.dtype), create_graph=True))
+    return [next(found) if value is not None and value.requires_grad else None for value in (x, added, gain, offset)]
+
+
+def _pixelwise(values: Tensor) -> Tensor:
+    return values[:, :, None, None]

@@ -1,0 +1,200 @@
+"""The fused kernel against PyTorch's own operations in float64, and the laws of its dropout."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.fused import library as libraries
+from models.fused.norm_silu import norm_silu
+
+SHAPES = [(3, 32, 5, 5), (2, 128, 32, 32), (1, 64, 9, 7), (2, 12, 1, 1), (4, 48, 13, 6)]
+WITH_COMPILER = pytest.mark.skipif(libraries.library("norm_silu") is None, reason="needs a C++ compiler")
+pytestmark = WITH_COMPILER
+
+
+def groupnorm(channels: int, groups: int) -> nn.GroupNorm:
+    norm = nn.GroupNorm(groups, channels, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def plain(x: Tensor, norm: nn.GroupNorm, added: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The formula, in the precision of x."""
+    h = norm(x + added.unflatten(1, (-1, 1, 1)))
+    return functional.silu((1 + scale.unflatten(1, (-1, 1, 1))) * h + shift.unflatten(1, (-1, 1, 1)))
+
+
+def problem(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[nn.GroupNorm, list[Tensor]]:
+    """A normalisation, and inputs (x, added, scale, shift) in channels_last that want gradients."""
+    torch.manual_seed(0)
+    norm = groupnorm(shape[1], 4)
+    x = (3 * torch.randn(shape) + 2).to(dtype).to(memory_format=torch.channels_last)
+    return norm, [value.requires_grad_() for value in (x, *(torch.randn(shape[:2]) for _ in range(3)))]
+
+
+def relative(ours: Tensor, exact: Tensor) -> float:
+    ours, exact = ours.detach().double(), exact.detach()
+    return float((ours - exact).norm() / exact.norm().clamp(min=1e-6))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-6), (torch.bfloat16, 4e-3)], ids=["float32", "bf16"])
+def test_values_and_gradients_are_those_of_the_formula(shape: tuple, dtype: torch.dtype, error: float) -> None:
+    """Bfloat16 resolves 2^-9 = 2e-3 of what is written; gradients of vectors are sums in float32."""
+    norm, inputs = problem(shape, dtype)
+    exact_norm = copy.deepcopy(norm).double()
+    exact_inputs = [value.detach().double().requires_grad_() for value in inputs]
+    x, added, scale, shift = inputs
+    y = norm_silu(x, norm, added=added, scale=scale, shift=shift)
+    assert type(y.grad_fn).__name__ == "_NormSiLUBackward"  # it is the kernel that is tested
+    exact = plain(exact_inputs[0], exact_norm, *exact_inputs[1:])
+    upstream = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, (*inputs, *norm.parameters()), upstream)
+    expected = torch.autograd.grad(exact, (*exact_inputs, *exact_norm.parameters()), upstream.double())
+    assert relative(y, exact) < error
+    for ours, theirs in zip(gradients, expected, strict=True):
+        # the gradient before a normalisation is what is left of larger terms: of single pixels, nothing is left
+        size = float(upstream.double().norm()) if shape[2:] == (1, 1) else float(theirs.norm())
+        assert float((ours.double() - theirs).norm()) < 4 * error * size
+
+
+def test_a_large_mean_does_not_cancel() -> None:
+    norm, (x, *_) = problem((2, 32, 16, 16))
+    far = (x.detach() + 1000).contiguous(memory_format=torch.channels_last)
+    exact = functional.silu(copy.deepcopy(norm).double()(far.double()))
+    assert relative(norm_silu(far, norm), exact) < 1e-4  # float32 resolves 1000 to 6e-5
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    norm, (x, added, scale, shift) = problem((3, 32, 20, 20))
+
+    def results() -> list[Tensor]:
+        y = norm_silu(x, norm, added=added, scale=scale, shift=shift)
+        return [y, *torch.autograd.grad(y.square().sum(), (x, added, scale, shift, norm.weight))]
+
+    threads = torch.get_num_threads()
+    several = results()
+    try:
+        torch.set_num_threads(5 - threads if threads in (2, 3) else 2)
+        other = results()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(several, other, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_hidden(bad: float) -> None:
+    norm, (x, *_) = problem((2, 32, 9, 9))
+    spoiled = x.detach().clone(memory_format=torch.preserve_format)
+    spoiled[0, 3, 4, 5] = bad
+    y = norm_silu(spoiled, norm)
+    assert y[0, :8].isnan().any()
+    assert y[1].isfinite().all()
+
+
+def test_dropout_keeps_each_value_with_its_probability_and_the_mean_with_it() -> None:
+    norm, (x, *_) = problem((8, 64, 32, 32))
+    dropout = nn.Dropout(0.25)
+    torch.manual_seed(1)
+    dropped, whole = norm_silu(x, norm, dropout=dropout), norm_silu(x, norm)
+    zero = dropped == 0
+    count = zero.numel()
+    assert abs(float(zero.float().mean()) - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
+    # each of the eight bytes of a number, and neighbours are independent
+    eighths = zero.permute(0, 2, 3, 1).reshape(-1, 8).float()
+    assert float((eighths.mean(0) - 0.25).abs().max()) < 5 * (0.25 * 0.75 / (count / 8)) ** 0.5
+    assert float((torch.corrcoef(eighths.T) - torch.eye(8)).abs().max()) < 5 / (count / 8) ** 0.5
+    torch.testing.assert_close(dropped[~zero], (whole / 0.75)[~zero])
+    torch.manual_seed(1)
+    assert torch.equal(norm_silu(x, norm, dropout=dropout), dropped)
+    assert torch.equal(norm_silu(x, norm, dropout=dropout.eval()), whole)
+
+
+def test_the_gradient_of_dropout_is_that_of_what_it_kept() -> None:
+    norm, (x, added, *_) = problem((2, 32, 12, 12))
+    y = norm_silu(x, norm, added=added, dropout=nn.Dropout(0.5))
+    kept = (y != 0).double() * 2
+    exact = [value.detach().double().requires_grad_() for value in (x, added)]
+    h = copy.deepcopy(norm).double()(exact[0] + exact[1].unflatten(1, (-1, 1, 1)))
+    expected = torch.autograd.grad((functional.silu(h) * kept).square().sum(), exact)
+    gradients = torch.autograd.grad(y.square().sum(), (x, added))
+    assert all(relative(ours, theirs) < 1e-5 for ours, theirs in zip(gradients, expected, strict=True))
+
+
+def test_gradients_of_gradients_are_those_of_the_formula() -> None:
+    def twice(y: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(value.pow(3).sum() for value in first), inputs)
+
+    norm, inputs = problem((2, 16, 6, 6))
+    exact = [value.detach().double().requires_grad_() for value in inputs]
+    x, added, scale, shift = inputs
+    ours = twice(norm_silu(x, norm, added=added, scale=scale, shift=shift), inputs)
+    theirs = twice(plain(exact[0], copy.deepcopy(norm).double(), *exact[1:]), exact)
+    assert all(relative(one, two) < 1e-4 for one, two in zip(ours, theirs, strict=True))
+
+
+def test_gradients_of_several_vectors_at_once_are_those_of_each() -> None:
+    norm, (x, *_) = problem((2, 32, 6, 6))
+    y = norm_silu(x, norm)
+    vectors = torch.randn(5, *y.shape)
+    (together,) = torch.autograd.grad(y, x, vectors, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(y, x, vector, retain_graph=True)[0] for vector in vectors]
+    assert torch.equal(together, torch.stack(each))
+
+
+def test_forward_mode_and_vmap_go_around_the_kernel() -> None:
+    norm, (x, *_) = problem((2, 32, 6, 6))
+    x, direction = x.detach(), torch.randn(x.shape)
+    value, slope = torch.func.jvp(lambda x: norm_silu(x, norm), (x,), (direction,))
+    y = norm_silu(x.requires_grad_(), norm)
+    (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    torch.testing.assert_close(value, y)
+    torch.testing.assert_close(slope.sum(), (gradient * direction).sum(), rtol=1e-4, atol=1e-3)
+
+
+SWITCHED = """
+import torch
+from models.fused.library import library
+from models.fused.norm_silu import norm_silu
+norm = torch.nn.GroupNorm(4, 32)
+x = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+print(library("norm_silu") is None, f"{float(norm_silu(x, norm).detach().double().norm()):.4f}")
+"""
+
+
+def told(**environment: str) -> tuple[list[str], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SWITCHED], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split(), done.stderr
+
+
+def test_without_a_compiler_the_same_is_computed(tmp_path) -> None:
+    (absent, norm), _ = told()
+    assert absent == "False"
+    assert told(SCORE_SDE_FUSED="0") == (["True", norm], "")
+    assert told(CXX="no-such-compiler") == (["True", norm], "")
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho version; [ $1 = --version ] || { echo out of order >&2; exit 1; }\n")
+    broken.chmod(0o755)
+    values, warning = told(CXX=str(broken), XDG_CACHE_HOME=str(tmp_path))
+    assert values == ["True", norm]
+    assert "norm_silu.cpp could not be compiled" in warning
+    assert "out of order" in warning
+
+
+def test_it_is_compiled_once(tmp_path) -> None:
+    told(XDG_CACHE_HOME=str(tmp_path))
+    (made,) = (tmp_path / "score-sde").iterdir()
+    stamp = made.stat().st_mtime_ns
+    told(XDG_CACHE_HOME=str(tmp_path))
+    (kept,) = (tmp_path / "score-sde").iterdir()
+    assert (kept, kept.stat().st_mtime_ns) == (made, stamp)
