@@ -16,6 +16,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another project's `models` must never win
 
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -59,16 +60,18 @@ config_flags.DEFINE_config_file(
 
 def main(argv: Sequence[str]) -> None:
     """Run one mode; what a user can mend is one line on stderr, and exit status 1."""
+    if not FLAGS.traceback:  # TensorBoard's thread tells of its error at the next call too
+        threading.excepthook = lambda failed: None
     try:
         run = build_run(FLAGS.config)
         if FLAGS.dry_run:
             dry_run(run, scores=FLAGS.mode in ("train", "likelihood"))
         else:
             MODES[FLAGS.mode](run)
-    except (ValueError, TypeError, OSError, RuntimeError, SafetensorError) as error:  # the last: a full disk
+    except (ValueError, TypeError, OSError, RuntimeError, SafetensorError, MemoryError) as error:
         if FLAGS.traceback:
             raise
-        fail(f"{error} (--traceback shows where)", status=1)
+        fail(f"{str(error) or type(error).__name__} (--traceback shows where)", status=1)
     except KeyboardInterrupt:
         fail("interrupted; what was saved before is untouched", status=130)
 

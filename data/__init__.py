@@ -24,6 +24,7 @@ from data.quantizer import Quantizer
 from data.randomness import derive_seed, make_generator
 from data.shards import Shards
 from data.toy import Toy
+from data.whole_files import whole_file, writing
 from sde_lib.registry import lookup
 
 __all__ = [
@@ -55,6 +56,8 @@ __all__ = [
     "parse_labels",
     "prepare",
     "train_batches",
+    "whole_file",
+    "writing",
 ]
 
 DATASETS: dict[str, type[Dataset]] = {

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import Batch, Dataset, Draws, eval_batches
+from data import Batch, Dataset, Draws, eval_batches, whole_file
 from evaluation.estimators import Estimate, Estimator
 from evaluation.parts import Parts, Rows
 
@@ -53,10 +53,8 @@ class LikelihoodReport:
 
     def save(self, path: Path, **provenance: Any) -> None:
         """Write everything as JSON, with what else tells how it came about; the file is whole or absent."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".writing_{path.name}")
-        temporary.write_text(json.dumps({**asdict(self), **provenance}, indent=1))
-        temporary.replace(path)
+        with whole_file(path) as draft:
+            draft.write_text(json.dumps({**asdict(self), **provenance}, indent=1))
 
     def __str__(self) -> str:
         images = f"{self.images} image{'s' if self.images > 1 else ''}"

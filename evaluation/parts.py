@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data import whole_file
+
 Rows = dict[str, np.ndarray]
 """Column -> values; the first axis of all is that of the column "index"."""
 DIGEST_BYTES = 16
@@ -33,16 +35,10 @@ class Parts:
 
     def save(self, rows: Rows) -> None:
         """Write a finished batch."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{int(rows['index'][0]):09d}_{os.getpid()}"
-        temporary = self.folder / f".writing_{name}.npz"
         content = io.BytesIO()
         np.savez(content, **rows)  # type: ignore[arg-type]
-        with temporary.open("wb") as file:
-            file.write(content.getvalue() + _digest(content.getvalue()))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / f"{name}.npz")
+        with whole_file(self.folder / f"{int(rows['index'][0]):09d}_{os.getpid()}.npz") as draft:
+            draft.write_bytes(content.getvalue() + _digest(content.getvalue()))
 
     def load(self) -> Rows | None:
         """All finished rows, each index once and in order; None where there are none."""

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from data import Quantizer
+from data import Quantizer, whole_file
 
 SMALLEST_SIDE = 64
 """Images are enlarged by a whole factor until a side has about this many pixels, so that small ones can be seen."""
@@ -65,6 +65,6 @@ def picture(x: Tensor, quantizer: Quantizer | None) -> np.ndarray:
 
 def save_picture(pixels: np.ndarray, path: Path) -> Path:
     """Write a PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    with whole_file(path) as draft:
+        Image.fromarray(pixels).save(draft)
     return path

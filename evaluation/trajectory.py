@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data import Quantizer
-from evaluation.pictures import density_picture, image_grid
+from data import Quantizer, whole_file
+from evaluation.pictures import density_picture, image_grid, save_picture
 from samplers import Progress
 from sde_lib import SDE
 
@@ -56,13 +56,13 @@ class Trajectory:
         """
         end = x[: len(self.frames[0][0]) if self.frames else self.images]
         frames = [*self.frames, (end, end)]
-        path.parent.mkdir(parents=True, exist_ok=True)
         strip, film = path.with_suffix(".png"), path.with_suffix(".gif")
         columns = [_stack([_column(part, quantizer) for part in frame], axis=0) for frame in frames]
-        Image.fromarray(_stack(columns, axis=1)).save(strip)
+        save_picture(_stack(columns, axis=1), strip)
         pictures = [Image.fromarray(_stack([_picture(part, quantizer) for part in f], axis=1)) for f in frames]
         times = [300] * (len(pictures) - 1) + [2000]  # milliseconds
-        pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=times, loop=0)
+        with whole_file(film) as draft:
+            pictures[0].save(draft, save_all=True, append_images=pictures[1:], duration=times, loop=0)
         return strip, film
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data import Quantizer, make_generator
+from data import Quantizer, make_generator, whole_file
 from evaluation import Trajectory, computing_in, generate, image_grid, relabel, save_picture, variations
 from models import ScoreModel
 from modes.edit_given import Given, own_label, read_given, wanted_labels
@@ -158,8 +158,10 @@ def _save(work: Work, edited: Edited, checkpoint: str) -> None:
     pictures = torch.cat([edited.source, edited.x])
     target = save_picture(image_grid(pictures, quantizer, columns=len(pictures)), path.with_suffix(".png"))
     levels = {name: quantizer.to_uint8(part).numpy() for name, part in edited._asdict().items() if name != "told"}
-    np.savez_compressed(path.with_suffix(".npz"), **levels)
-    path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
+    with whole_file(path.with_suffix(".npz")) as draft:
+        np.savez_compressed(draft, **levels)
     if work.trajectory is not None:
         work.trajectory.save(edited.x, quantizer, path.with_name(f"{path.name}_trajectory"))
+    with whole_file(path.with_suffix(".json")) as draft:  # the last: where it is, all is there
+        draft.write_text(json.dumps(provenance, indent=1))
     print(f"{run.config.editing.task}: {len(edited.x)} image(s) {edited.told}: {target}", flush=True)

@@ -1,9 +1,9 @@
 """Hand a trained run to the rest of the world: one file that says all of itself, and a folder for diffusers."""
 
 import json
-import shutil
 from dataclasses import asdict
 
+from data import whole_file
 from models.pretrained import diffusers_write, native
 from modes.run import Run
 from training import builders
@@ -14,15 +14,16 @@ def export_run(run: Run) -> None:
     model, checkpoint = run.trained_model()
     description = builders.describe_model(run.config, run.experiment.dataset)
     folder = run.folder.path / "export"
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{checkpoint.name}.safetensors"
-    native.write(file, description, model)
-    file.with_suffix(".json").write_text(json.dumps(asdict(description), indent=2) + "\n")
+    with whole_file(file) as draft:
+        native.write(draft, description, model)
+    with whole_file(file.with_suffix(".json")) as draft:
+        draft.write_text(json.dumps(asdict(description), indent=2) + "\n")
     print(f'{file}: weights, with their configuration in its header and beside it; models.pretrained.load("{file}")')
     theirs = folder / f"{checkpoint.name}-diffusers"
-    shutil.rmtree(theirs, ignore_errors=True)
     try:
-        diffusers_write.write(theirs, description, model)
+        with whole_file(theirs) as draft:
+            diffusers_write.write(draft, description, model)
     except ValueError as error:
         print(f"no folder for diffusers: {error}")
         return

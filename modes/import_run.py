@@ -8,6 +8,7 @@ from models import Description
 from models.pretrained import FORMATS, Pretrained, read
 from modes.run import Run, describe
 from training import builders, load_weights
+from training.checkpoint import step_of
 
 AUGMENT = 0.12
 """Probability of augmentations where a network knows of them: EDM's for CIFAR-10."""
@@ -79,7 +80,8 @@ def import_run(run: Run) -> None:
     folder, source, model = run.folder, run.source, run.experiment.model
     if source is None:
         raise ValueError("there are no weights to import")
-    if folder.config_path.exists() or folder.checkpoints.latest() is not None:
+    steps = [step_of(path) for path in folder.checkpoints.list()]
+    if folder.config_path.exists() or steps not in ([], [source.step]):  # its own step: an import that was cut off
         raise ValueError(f"{folder.path} holds a run already; give another --workdir")
     state = builders.build_state(run.config, model)
     load_weights(state.model.net, source.trained or source.weights, folder.path)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from data import Quantizer, eval_batches
+from data import Quantizer, eval_batches, whole_file
 from evaluation import computing_in, image_grid, interpolate, save_picture
 from modes.run import Run, check_evaluation
 from training import builders
@@ -46,7 +46,8 @@ def interpolate_images(run: Run) -> None:
     name = f"interpolation_{checkpoint.name}_{settings.split}_{extent}"
     grid = image_grid(rows.flatten(0, 1).cpu(), dataset.quantizer, columns=settings.moments + 2)
     target = save_picture(grid, run.folder.samples / f"{name}.png")
-    np.savez_compressed(target.with_suffix(".npz"), path=result.path.cpu().numpy(), codes=result.codes.cpu().numpy())
+    with whole_file(target.with_suffix(".npz")) as draft:
+        np.savez_compressed(draft, path=result.path.cpu().numpy(), codes=result.codes.cpu().numpy())
     print(
         f"{settings.pairs} way{'s' if settings.pairs > 1 else ''} between images of the split {settings.split!r}, "
         f"{result.nfe} network evaluations; the ends come back within {result.round_trip:.1e} (root mean square, data "

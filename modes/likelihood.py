@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from ml_collections import ConfigDict
 
-from data import Dataset, Dequantized, Dequantizer, Quantizer, TruncatedNormalDequantizer, UniformDequantizer
+from data import (
+    Dataset,
+    Dequantized,
+    Dequantizer,
+    Quantizer,
+    TruncatedNormalDequantizer,
+    UniformDequantizer,
+    whole_file,
+)
 from evaluation import BoundEstimator, Estimator, ODEEstimator, Parts, computing_in, evaluate_likelihood
 from models import ScoreModel
 from modes.dequantizer_settings import trained_dequantizer
@@ -49,6 +57,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
     settings = run.config.likelihood
     estimator = build_estimator(name, run, model, dataset)
     label, kept = name_result(name, run, checkpoint)
+    provenance = describe_result(name, run, dataset, checkpoint)  # a training may remove the checkpoint meanwhile
     parts = Parts(run.folder.likelihood / kept)
     shared = {"batch_size": settings.batch_size, "seed": settings.seed, "device": run.experiment.device}
     result = evaluate_likelihood(
@@ -66,7 +75,6 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
     if result is None:
         return
     report, codes = result
-    provenance = describe_result(name, run, dataset, checkpoint)
     if settings.check and name == "ode":
         finer, how = _finer(settings)
         tighter = build_estimator(name, run, model, dataset, **finer)
@@ -76,9 +84,10 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
         if again is not None:
             provenance["check"] = {"how": how, **_compare(report.values, again[0].values, again[0].nfe)}
     path = run.folder.likelihood / f"{label}.json"
-    report.save(path, **provenance)
     if codes is not None:
-        np.savez_compressed(path.with_suffix(".npz"), codes=codes)
+        with whole_file(path.with_suffix(".npz")) as draft:
+            np.savez_compressed(draft, codes=codes)
+    report.save(path, **provenance)
     parts.remove()
     print(
         f"{name}: {report} of the split {settings.split!r}, {report.nfe} network evaluations, "

@@ -1,11 +1,11 @@
 """Draw samples of a trained run with any sampler: a picture, the samples, and how they came about."""
 
-import glob
 import json
 from collections.abc import Callable
 
 import numpy as np
 
+from data import whole_file
 from evaluation import Generated, Trajectory, generate, picture, save_picture
 from models import ScoreModel
 from modes.labels import guided, sample_labels
@@ -30,18 +30,20 @@ def sample(run: Run, model: ScoreModel, source: str) -> None:
     result = draw(run, model, trajectory)
     settings_used, mark = sampler_settings(config, run.default, experiment.sde)
     name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
+    for old in (".json", "_trajectory.png", "_trajectory.gif"):
+        (folder.samples / f"{name}{old}").unlink(missing_ok=True)  # of other samples
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
     values = result.x if quantizer is None else quantizer.to_uint8(result.x)
-    np.savez_compressed(path.with_suffix(".npz"), samples=values.numpy())
+    with whole_file(path.with_suffix(".npz")) as draft:
+        np.savez_compressed(draft, samples=values.numpy())
+    if trajectory is not None:
+        trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
     provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
-    path.with_suffix(".json").write_text(json.dumps(provenance, indent=1))
+    with whole_file(path.with_suffix(".json")) as draft:  # the last: where it is, all is there
+        draft.write_text(json.dumps(provenance, indent=1))
     unused = unused_settings(config, run.default)
     if unused:
         print(f"note: {config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
-    for old in folder.samples.glob(f"{glob.escape(name)}_trajectory.*"):
-        old.unlink()  # of other samples
-    if trajectory is not None:
-        trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
     print(
         f"{len(result.x)} samples by {config.sampling.sampler}, {result.nfe} network evaluations each: {path}",
         flush=True,

@@ -10,6 +10,7 @@ HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # last, so that the project's rooms come before the folders of tests of the same names
     sys.path.append(HERE)
 
+pytest_plugins = ["command_line"]
 torch.set_num_threads(1)
 
 

@@ -35,8 +35,8 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
             with suppress(OSError):
+                path.unlink(missing_ok=True)
                 folder.rmdir()  # where nothing came of it
 
 

@@ -24,7 +24,7 @@ LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
 
 
 class DivergenceError(RuntimeError):
-    """The loss or its gradient is no longer finite."""
+    """The loss, its gradient or the weights are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def train(
         Why it ended: "finished", "time limit", or the name of a signal.
 
     Raises:
-        DivergenceError: the loss is not finite; the last good checkpoint stays.
+        DivergenceError: loss, gradient or weights are not finite; the last good checkpoint stays.
         ValueError: the batch cannot be shared evenly.
     """
     if options.batch_size % (together.count * options.accumulation):
@@ -166,6 +166,8 @@ def train(
                 reason = together.latest(REASONS, interruption.requested or reason)
                 if state.step % options.checkpoint_every == 0 or last or reason != "finished":
                     window.check()
+                    if not state.finite():  # by the last update, whose loss and gradient were
+                        raise _diverged(f"the weights are not finite after step {state.step}")
                     if together.first:
                         saver.save(state)
                     saved = state.step
@@ -178,13 +180,13 @@ def train(
                 and state.step > saved
                 and not isinstance(error, DivergenceError)
                 and window.finite()
+                and state.finite()
             ):
                 saver.save(state)  # bad data, say: the steps done are not lost
             raise
         finally:
             batches.close()
-    together.wait()  # the last checkpoint is on the disk
-    return reason
+    return together.latest(REASONS, interruption.requested or reason)  # all is on the disk; a signal may be new
 
 
 REASONS = ("finished", "time limit", *(number.name for number in Interruption.SIGNALS))
@@ -250,12 +252,15 @@ class _Window:
     def check(self) -> None:
         """Raise DivergenceError if any step since the start was not finite."""
         if not self.finite():
-            raise DivergenceError(
-                f"the loss or its gradient is not finite at step {int(self.first_bad)}. Likely causes: a learning rate "
-                "that is too high (lower training.learning_rate, lengthen training.warmup_steps), no gradient clipping "
-                "(training.grad_clip), the likelihood weighting at small t, or bad values in the data. "
-                "The last checkpoint is from before and is kept"
-            )
+            raise _diverged(f"the loss or its gradient is not finite at step {int(self.first_bad)}")
+
+
+def _diverged(what: str) -> DivergenceError:
+    return DivergenceError(
+        f"{what}. Likely causes: a learning rate that is too high (lower training.learning_rate, lengthen "
+        "training.warmup_steps), no gradient clipping (training.grad_clip), the likelihood weighting at small t, or "
+        "bad values in the data. The last checkpoint is from before and is kept"
+    )
 
 
 def _log(window: _Window, step: int, options: TrainOptions, metrics: Metrics, bar: tqdm) -> None:

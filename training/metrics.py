@@ -1,12 +1,14 @@
 """The record of a run: one JSON object a line in ``metrics.jsonl``, and the same in TensorBoard."""
 
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+
+from data import whole_file, writing
 
 
 class Metrics:
@@ -22,23 +24,32 @@ class Metrics:
     def __init__(self, folder: Path, start_step: int = 0) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self._rewind(start_step)
-        self._file = self.path.open("a")
-        self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=start_step + 1)
+        with writing(self.path):
+            self._file = self.path.open("a")
+        board = self.path.with_name("tensorboard")
+        with writing(board):
+            self._board = SummaryWriter(str(board), purge_step=start_step + 1)
 
     def _rewind(self, start_step: int) -> None:
         if not self.path.exists():
             return
         kept = [line for line in self.path.read_text().splitlines() if _step(line) <= start_step]
-        temporary = self.path.with_suffix(".writing")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        with whole_file(self.path) as draft:
+            draft.write_text("".join(line + "\n" for line in kept))
 
     def log(self, step: int, **values: float) -> None:
-        """Record scalars of a step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        """Record scalars of a step.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        with writing(self.path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        with writing(Path(self._board.log_dir)):
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Record a picture, uint8 (H, W, 3)."""
@@ -50,7 +61,8 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # of what could not be written: ``log`` has told it
+            self._file.close()
         self._board.close()
 
 

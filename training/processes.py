@@ -71,11 +71,6 @@ class Processes:
         distributed.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
-            self.latest([""], "")
-
 
 ALONE = Processes()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data import whole_file
 from training.checkpoint import CheckpointError, Checkpoints, step_of
 
 FIXED = ("data", "sde", "model")
@@ -89,10 +90,8 @@ class RunFolder:
         """Make the folder, and put the configuration in it."""
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; give a folder as --workdir")
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.config_path.with_suffix(".writing")
-        temporary.write_text(json.dumps(config, indent=2))
-        os.replace(temporary, self.config_path)
+        with whole_file(self.config_path) as draft:
+            draft.write_text(json.dumps(config, indent=2))
 
     def starting_point(self, path: Path | str | None = None) -> Path | None:
         """The checkpoint from which training goes on: the one asked for, or the newest; None for a new run.

@@ -40,6 +40,11 @@ class TrainState:
         }
         return tensors, {"step": self.step, "ema_updates": self.ema.updates}
 
+    def finite(self) -> bool:
+        """Whether all weights, averages and moments are numbers; it waits for a GPU."""
+        weights = [*self.model.parameters(), *self.ema.model.parameters(), *self._optimizer_tensors().values()]
+        return bool(torch.stack([values.isfinite().all().cpu() for values in weights]).all())
+
     def load(self, path: Path) -> None:
         """Restore everything from a checkpoint, or raise CheckpointError."""
         tensors, values = load_checkpoint(path)

@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import alive, needs_proc
 
 import run_lib
 from evaluation import Parts
@@ -68,13 +68,13 @@ def test_a_damaged_part_is_computed_again(cli, digits, whole, monkeypatch):
     assert values(digits) == values(whole)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@needs_proc
 def test_a_killed_evaluation_goes_on(launcher, cli, digits, whole, tmp_path):
     log = tmp_path / "log"
     pid = launcher.start(log, *SCORING, f"--workdir={digits}")
     results = digits / "likelihood"
     while not list(results.glob(".*/[!.]*.npz")):
-        assert Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z", log.read_text()
+        assert alive(pid), log.read_text()
         time.sleep(0.0005)
     os.kill(pid, signal.SIGKILL)
     assert launcher.wait(pid) == -signal.SIGKILL

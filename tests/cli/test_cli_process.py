@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from command_line import alive, needs_proc
 from safetensors.torch import load_file
 
 import run_lib
@@ -27,17 +28,9 @@ def wait_for(condition, process_alive):
         time.sleep(0.0005)
 
 
-def alive(pid):
-    """Whether the process runs (one that has ended, but is not waited for, is a zombie: state Z)."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def newest_step(folder):
     steps = [int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").glob("step_*")]
     return max(steps, default=0)
-
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @needs_proc

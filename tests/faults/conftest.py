@@ -1,0 +1,52 @@
+"""Every mode on a small run, ready to be disturbed."""
+
+import functools
+import shutil
+
+import pytest
+from command_line import TINY, run_cli
+from injection import Subject
+
+SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
+ON_DIGITS = {
+    "sample": ["--config.sampling.num_images=4", "--config.sampling.steps=20", "--config.sampling.trajectory=3"],
+    "likelihood": [*SCORES, "--config.likelihood.estimate=all", "--config.likelihood.codes=True"],
+    "edit": ["--image=3", "--mask=left", "--config.sampling.trajectory=2"],
+}
+"""Mode -> arguments, where the mode alone does not show all that it writes."""
+TRAINING = [
+    *TINY,
+    *SCORES,
+    "--config.training.steps=60",
+    "--config.training.sample_every=20",
+    "--config.training.keep_checkpoints=100",
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(elsewhere):
+    """Every test works in an empty folder."""
+
+
+@pytest.fixture(scope="session")
+def exported(_trained_digits, tmp_path_factory):
+    """A run of images, and its weights in the layout of diffusers."""
+    folder = shutil.copytree(_trained_digits, tmp_path_factory.mktemp("exported") / "run")
+    run_cli("--mode=export", f"--workdir={folder}").good()
+    return folder, folder / "export" / "step_00000004-diffusers"
+
+
+@pytest.fixture(scope="session")
+def subject(launcher, tmp_path_factory, _trained_digits, exported):
+    """Mode -> ``Subject``."""
+
+    @functools.cache
+    def of(mode):
+        scratch = tmp_path_factory.mktemp(mode)
+        if mode == "train":
+            return Subject(launcher, scratch, None, "--mode=train", *TRAINING)
+        if mode == "import":
+            return Subject(launcher, scratch, None, "--mode=import", f"--source={exported[1]}")
+        return Subject(launcher, scratch, _trained_digits, f"--mode={mode}", *ON_DIGITS.get(mode, []))
+
+    return of

@@ -1,0 +1,127 @@
+"""What the tests of faults do to runs, and what must be true of a run folder whatever was done to it.
+
+SCORE_SDE_FAULTS=long does it at many more moments.
+"""
+
+import os
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+
+COUNT = 20 if os.environ.get("SCORE_SDE_FAULTS") == "long" else 2
+"""Moments at which a fault is injected into each mode."""
+VOLATILE = re.compile(r'"(images_per_second|seconds|date)": [^,\n}]*')
+HOOK = """
+import errno, os, signal, sys
+
+def hook(event, arguments, left=[{number}], tally=os.open({tally!r}, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
+    changes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+    if event == "open" and arguments[2] is not None:
+        changes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    path = os.fsdecode(arguments[0]) if changes and not isinstance(arguments[0], int) else "/"
+    if not os.path.isabs(path) or path.startswith({folder!r}):
+        os.write(tally, b".")
+        left[0] -= 1
+        {fault}
+
+sys.addaudithook(hook)
+"""
+DIE = "if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)"
+REFUSE = "if left[0] <= 0: raise OSError(errno.{0}, os.strerror(errno.{0}), path)"
+
+
+def moments(seed, count=COUNT):
+    """Shares of a duration, one at random in each of ``count`` equal parts."""
+    rng = random.Random(seed)
+    return [(part + rng.random()) / count for part in range(count)]
+
+
+def contents(folder):
+    """{relative path: content} of a run, without what differs between equal runs: dates and speeds."""
+
+    def content(path):
+        if path.suffix in (".json", ".jsonl"):
+            return VOLATILE.sub("", path.read_text())
+        return path.read_bytes()
+
+    paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "tensorboard" not in path.parts)
+    return {path.relative_to(folder).as_posix(): content(path) for path in paths}
+
+
+def newest_step(folder):
+    """Of the last checkpoint; 0 where there is none."""
+    return max((int(path.name.removeprefix("step_")) for path in folder.glob("checkpoints/step_*")), default=0)
+
+
+class Subject:
+    """A mode that is started any number of times on the same run, and what it does undisturbed.
+
+    Attributes:
+        folder: of the run.
+        before: contents of the run before.
+        after: likewise afterwards.
+        seconds: that it takes.
+        operations: on files of the run, that change something.
+    """
+
+    def __init__(self, launcher, scratch, base, *arguments):
+        self.launcher, self.base, self.arguments = launcher, base, [*arguments, f"--workdir={scratch / 'run'}"]
+        self.folder, self.log, self._tally = (scratch / name for name in ("run", "log", "tally"))
+        self.renew()
+        self.before = contents(self.folder)
+        started = time.monotonic()
+        assert self.wait(self.start(at_operation=0)) == 0, self.log.read_text()
+        self.seconds = time.monotonic() - started
+        self.operations = self._tally.stat().st_size
+        self.after = contents(self.folder)
+
+    def renew(self):
+        """Make the run what it was before."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.base is not None:
+            shutil.copytree(self.base, self.folder)
+
+    def start(self, *more, before="", at_operation=None, fault="pass"):
+        """Its process id; ``fault`` happens at the file operation of that number (the first is 1)."""
+        if at_operation is not None:
+            names = {"folder": str(self.folder), "tally": str(self._tally)}
+            before += HOOK.format(number=at_operation, fault=fault, **names)
+        return self.launcher.start(self.log, *self.arguments, *more, before=before)
+
+    def wait(self, pid):
+        """Its exit status; that of a signal is negative."""
+        return self.launcher.wait(pid)
+
+    def check_no_part_is_taken_for_the_whole(self, but="/"):
+        """Every file that can be seen is as before, or as it will be; records are a beginning; nothing is lost.
+
+        Names that begin with ``but`` are passed over.
+        """
+        found = contents(self.folder)
+        for name, content in found.items():
+            if any(part.startswith(".") for part in Path(name).parts) or name.startswith(but):
+                continue
+            if name.endswith(".jsonl"):
+                assert self.after[name].startswith(content[: content.rfind("\n") + 1])
+            else:
+                assert content in (self.before.get(name), self.after.get(name)), name
+        assert self.before.keys() <= found.keys()
+
+    def check_it_goes_on(self, but="/"):
+        """From where it was, to the contents of a run that was not disturbed, ``but`` for names that begin so."""
+        step = newest_step(self.folder)
+        parts = [len(list(parts.glob("[!.]*.npz"))) for parts in self.folder.glob("likelihood/.step_*")]
+        imported = "--mode=import" in self.arguments and (self.folder / "config.json").exists()
+        status = self.wait(self.start())
+        log = self.log.read_text()
+        assert status == (1 if imported else 0), log
+        assert imported == ("holds a run already" in log)
+        ends = ({n: c for n, c in end.items() if not n.startswith(but)} for end in (contents(self.folder), self.after))
+        assert next(ends) == next(ends)
+        assert "Traceback" not in log
+        if step and "--mode=train" in self.arguments:
+            assert f"continuing {self.folder} from step {step}\n" in log
+        for scored in filter(None, parts):
+            assert f"{scored} of 4 images were scored by an earlier run" in log
