@@ -48,7 +48,9 @@ class StepDraws:
     """The streams of a training step: functions of (seed, step, purpose, place of the sample in the batch).
 
     The processes that share a batch, and the parts into which it is cut, each take the numbers of their own places; so
-    the batch has the same numbers however it is shared. They are drawn on the device: those of a GPU are others.
+    the batch has the same numbers however it is shared. They are drawn on the device: those of a GPU are others. On a
+    CPU each place has a stream of its own, and no number is drawn in vain; a GPU draws those of the whole batch at
+    once, since there it is the launch that costs.
 
     Attributes:
         seed: of the run.
@@ -66,16 +68,18 @@ class StepDraws:
 
     def uniform(self, purpose: str, shape: Sequence[int]) -> Tensor:
         """Uniform in [0, 1), (b, *shape), float32."""
-        out = torch.empty(len(self.places), *shape, device=self.device)
-        for row, place in zip(out, self.places, strict=True):
-            row.uniform_(generator=self._generator(purpose, place))
-        return out
+        return self._fill(purpose, torch.empty(len(self.places), *shape, device=self.device), Tensor.uniform_)
 
     def normal_like(self, purpose: str, x: Tensor) -> Tensor:
         """Standard normal, of the shape and dtype of x (b, *)."""
         out = torch.empty_like(x, device=self.device, memory_format=torch.contiguous_format)
+        return self._fill(purpose, out, Tensor.normal_)
+
+    def _fill(self, purpose: str, out: Tensor, law: Callable[..., Tensor]) -> Tensor:
+        if out.is_cuda:
+            return self.rows(purpose, lambda g: law(out.new_empty(self.batch, *out.shape[1:]), generator=g))
         for row, place in zip(out, self.places, strict=True):
-            row.normal_(generator=self._generator(purpose, place))
+            law(row, generator=self._generator(purpose, place))
         return out
 
     def rows(self, purpose: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:

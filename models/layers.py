@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,11 @@ def sinusoidal_embedding(
     angles = c_noise.float().unsqueeze(1) * frequencies
     waves = [angles.cos(), angles.sin()] if cosines_first else [angles.sin(), angles.cos()]
     return functional.pad(torch.cat(waves, 1), (0, dim % 2))
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast: for what is small, and tells all the rest; the device "meta" knows of no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 class StepEmbedding(nn.Module):
@@ -93,7 +99,8 @@ NOTHING = Conditions()
 class ConditionEmbedding(nn.Module):
     """What every block is told: an MLP of an embedding of the noise level, plus one of the label.
 
-    A class adds a learned vector, and so does the unknown class (the null label). Attributes add one each, for yes or
+    It is computed in float32, since everything depends on it. A class adds a learned vector, and so does the unknown
+    class (the null label). Attributes add one each, for yes or
     for no, and nothing where they are unknown; an augmentation (arXiv 2206.00364) a linear map of its numbers.
 
     Args:
@@ -129,6 +136,10 @@ class ConditionEmbedding(nn.Module):
         Raises:
             ValueError: labels or augmentations for a network without, or labels of another shape.
         """
+        with full_precision(c_noise.device):
+            return self._embed(c_noise, y, augment)
+
+    def _embed(self, c_noise: Tensor, y: Tensor | None, augment: Tensor | None) -> Tensor:
         embedding = self.mlp(self.waves(c_noise).to(self.mlp[0].weight.dtype))
         if self.label is None and self.attributes is None and y is not None:
             raise ValueError("labels were given to a network without; build it with num_classes or num_attributes")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chain import ChainIndex
+from models.lowered import Lowered
 from sde_lib import PREDICTIONS, SDE, lookup, match_dims
 from sde_lib.sde import batch_time
 
@@ -89,6 +90,7 @@ class ScoreModel(nn.Module):
         own = callable(conditioning)
         self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
+        self._lowered = Lowered()
 
     def around(self, net: nn.Module) -> "ScoreModel":
         """The same wrapper of another network, such as this one in a wrapper of its own."""
@@ -117,8 +119,14 @@ class ScoreModel(nn.Module):
         inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
         told = {} if augment is None else {"augment": augment}
         with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
-            out = self.net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, **told)
+            net = self._fast_net(dtype)
+            out = net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, **told)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
+
+    def _fast_net(self, dtype: torch.dtype) -> nn.Module:
+        """The network, or where it is frozen, its copy with weights in the precision of its products."""
+        training = any(p.requires_grad for p in self.net.parameters())
+        return self.net if training or dtype == torch.float32 else self._lowered.of(self.net)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
         """Score, -eps_hat / sigma(t), shape of x."""

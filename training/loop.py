@@ -149,7 +149,7 @@ def train(
             while state.step < options.steps:
                 batch = next(batches)
                 whole = False
-                x0, y = batch.x.to(device), _move(batch.y, device)
+                x0, y = (_move(values, device) for values in batch)
                 window.add(state.step + 1, *_step(state, model, loss_fn, x0, y, options, together))
                 state.step += 1
                 whole = True
@@ -223,8 +223,11 @@ def _step(
     return total, norm
 
 
-def _move(y: Tensor | None, device: torch.device | str) -> Tensor | None:
-    return None if y is None else y.to(device)
+def _move(values: Tensor | None, device: torch.device | str) -> Tensor | None:
+    """To the device; on its way to a GPU it waits for nothing that goes on there."""
+    if values is None or torch.device(device).type != "cuda":
+        return values if values is None else values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 class _Window:

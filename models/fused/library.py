@@ -13,7 +13,12 @@ from pathlib import Path
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 SWITCH = "SCORE_SDE_FUSED"
-"""Environment variable; "0" leaves the libraries aside."""
+"""Environment variable; "0" leaves our kernels aside."""
+
+
+def switched_off() -> bool:
+    """Whether PyTorch's own operations are to do all."""
+    return os.environ.get(SWITCH) == "0"
 
 
 @cache
@@ -24,7 +29,7 @@ def library(name: str) -> ctypes.CDLL | None:
     a warning.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if os.environ.get(SWITCH) == "0" or compiler is None or platform.system() != "Linux":
+    if switched_off() or compiler is None or platform.system() != "Linux":
         return None
     source = Path(__file__).with_name(f"{name}.cpp")
     try:

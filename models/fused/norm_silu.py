@@ -2,20 +2,22 @@
 
     drop(silu(gain * groupnorm(x + added) + offset))
 
-The C++ kernel reads and writes bfloat16 or float32 and computes in float32. It serves images on a CPU whose channels
-lie together (channels_last), as they do in the networks here; anything else goes through PyTorch's own operations.
+The kernels read and write bfloat16 or float32 and compute in float32: norm_silu.cpp on a CPU, norm_silu_triton.py on a
+GPU. They serve images whose channels lie together (channels_last), as they do in the networks here; anything else goes
+through PyTorch's own operations.
 """
 
-import ctypes
+import importlib.util
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.fused.library import library
-
-KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+from models.fused import norm_silu_cpp
+from models.fused.library import switched_off
 
 
 def norm_silu(
@@ -35,10 +37,11 @@ def norm_silu(
         added: to every pixel before it, (B, C); None for nothing.
         scale: of the normalised, (B, C); None for nothing.
         shift: of the normalised, (B, C); None for nothing.
-        dropout: what drops values; None for nothing. The kernel rounds its probability to a multiple of 1/256, but not
-            to 0 or 1: its random numbers are bytes.
+        dropout: what drops values; None for nothing. The kernels round its probability to a multiple of 1/256, but not
+            to 0 or 1: their random numbers are bytes.
     """
-    if not _serves(x):
+    kernel = _kernel(x)
+    if kernel is None:
         h = _plain(x, norm, added, scale, shift)
         return h if dropout is None else dropout(h)
     gain, offset = norm.weight, norm.bias
@@ -49,8 +52,8 @@ def norm_silu(
     rows = x.shape[:2]
     drops = dropout is not None and dropout.training and dropout.p > 0
     drop = min(max(round(256 * dropout.p), 1), 255) if drops else 0
-    gain, offset = (value.float().expand(rows).contiguous() for value in (gain, offset))
-    return _NormSiLU.apply(x, None if added is None else added.float().contiguous(), gain, offset, drop, norm)
+    gain, offset = (value.float().expand(rows) for value in (gain, offset))
+    return _NormSiLU.apply(x, None if added is None else added.float().contiguous(), gain, offset, drop, norm, kernel)
 
 
 def _plain(
@@ -66,23 +69,31 @@ def _plain(
     return functional.silu(h)
 
 
-def _serves(x: Tensor) -> bool:
-    """Whether the kernel takes x; not what torch.func or torch.compile puts in the place of a tensor."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in KINDS
+def _kernel(x: Tensor) -> ModuleType | None:
+    """What computes it for x; None for what torch.func or torch.compile puts in the place of a tensor."""
+    fits = (
+        x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
-        and library("norm_silu") is not None
     )
+    return _kernel_of(x.device.type) if fits else None
+
+
+@cache
+def _kernel_of(device: str) -> ModuleType | None:
+    if device == "cpu" and norm_silu_cpp.available():
+        return norm_silu_cpp
+    if device == "cuda" and not switched_off() and importlib.util.find_spec("triton") is not None:
+        return importlib.import_module("models.fused.norm_silu_triton")
+    return None
 
 
 def _random_bytes(like: Tensor) -> Tensor:
     """A byte for each element, from PyTorch's generator; drawn eight at once, which is several times faster."""
-    numbers = torch.empty((like.numel() + 7) // 8, dtype=torch.int64)
+    numbers = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
     return numbers.random_(-(2**63), None).view(torch.uint8)  # without bounds it would draw 63 bits
 
 
@@ -91,12 +102,17 @@ class _NormSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, gain: Tensor, offset: Tensor, drop: int, norm: nn.GroupNorm
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        gain: Tensor,
+        offset: Tensor,
+        drop: int,
+        norm: nn.GroupNorm,
+        kernel: ModuleType,
     ) -> Tensor:
-        groups = len(x) * norm.num_groups
-        mean, rstd, y = torch.empty(groups), torch.empty(groups), torch.empty_like(x)
         noise = _random_bytes(x) if drop else None
-        _run("forward", x, (added, gain, offset, noise), drop, norm.num_groups, (norm.eps, y, mean, rstd))
+        y, mean, rstd = kernel.forward(x, added, gain, offset, noise, drop, norm.num_groups, norm.eps)
         ctx.save_for_backward(x, added, gain, offset, noise, mean, rstd)
         ctx.drop, ctx.norm = drop, norm
         return y
@@ -105,30 +121,16 @@ class _NormSiLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, added, gain, offset, noise, _, _ = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx.drop, ctx.norm), None, None
+            return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx.drop, ctx.norm), None, None, None
         gradient = torch.ops.score_sde.norm_silu_gradient
         dx, dadded, dgain, doffset = gradient(dy, *ctx.saved_tensors, ctx.drop, ctx.norm.num_groups)
-        return dx, None if added is None else dadded, dgain, doffset, None, None
+        return dx, None if added is None else dadded, dgain, doffset, None, None, None
 
 
-def _gradient(
-    dy: Tensor,
-    x: Tensor,
-    added: Tensor | None,
-    gain: Tensor,
-    offset: Tensor,
-    noise: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    drop: int,
-    groups: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _gradient(dy: Tensor, x: Tensor, added: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     dy = dy.contiguous(memory_format=torch.channels_last)
-    dx, dgain, doffset, dadded = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain), gain.new_empty(0)
-    dadded = dadded if added is None else torch.zeros_like(added)
-    results = (mean, rstd, dy, dx, None if added is None else dadded, dgain, doffset)
-    _run("backward", x, (added, gain, offset, noise), drop, groups, results)
-    return dx, dadded, dgain, doffset
+    dx, dadded, dgain, doffset = _kernel_of(x.device.type).backward(dy, x, added, *rest)
+    return dx, x.new_empty(0) if dadded is None else dadded, dgain, doffset
 
 
 _operations = torch.library.Library("score_sde", "FRAGMENT")  # as one of these, the gradient can be batched (vmap)
@@ -136,33 +138,8 @@ _operations.define(
     "norm_silu_gradient(Tensor dy, Tensor x, Tensor? added, Tensor gain, Tensor offset, Tensor? noise, Tensor mean, "
     "Tensor rstd, int drop, int groups) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_operations.impl("norm_silu_gradient", _gradient, "CPU")
-
-
-def _run(
-    way: str,
-    x: Tensor,
-    inputs: tuple[Tensor | None, ...],
-    drop: int,
-    groups: int,
-    rest: tuple[Tensor | float | None, ...],
-) -> None:
-    """Call the kernel; the order of arguments is that of norm_silu.cpp."""
-    count, channels, height, width = x.shape
-    sizes = (count, height * width, channels, groups)
-    getattr(library("norm_silu"), f"norm_silu_{way}_{KINDS[x.dtype]}")(
-        *map(_argument, (x, *inputs)),
-        ctypes.c_int(drop),
-        *map(ctypes.c_int64, sizes),
-        *map(_argument, rest),
-        ctypes.c_int(torch.get_num_threads()),
-    )
-
-
-def _argument(value: Tensor | float | None) -> Any:
-    if isinstance(value, float):
-        return ctypes.c_float(value)
-    return ctypes.c_void_p(None if value is None else value.data_ptr())
+for key in ("CPU", "CUDA"):
+    _operations.impl("norm_silu_gradient", _gradient, key)
 
 
 def _plain_gradient(
