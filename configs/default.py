@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
     training.keep_checkpoints = 2  # newest ones that are kept
     training.sample_every = 10_000  # steps between sample pictures; 0: none
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
+    training.cuda_graph = True  # on a GPU, record the gradient as a CUDA graph: one launch in place of some thousands
 
     config.sampling = sampling = ConfigDict()
     sampling.labels = ""  # "3", "3,5", "Smiling=1,Male=0"; "none": without; "": in turns (docs/guidance.md)

@@ -6,6 +6,7 @@ from models.dequantizer import VariationalDequantizer
 from models.description import Description
 from models.dit import DiT
 from models.ema import EMA
+from models.lowered import lowered
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.networks import MODELS
@@ -25,5 +26,6 @@ __all__ = [
     "ScoreModel",
     "UNet",
     "VariationalDequantizer",
+    "lowered",
     "pretrained",
 ]

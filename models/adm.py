@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fused.norm_silu import norm_silu
-from models.layers import ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, zero
+from models.layers import ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, unbiased, zero
 from models.resample import Resample
 
 
@@ -58,13 +58,14 @@ class ADMBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        h = self.conv1(self.resample(norm_silu(x, self.norm1)))
-        told = self.modulate(functional.silu(embedding))
+        h = unbiased(self.conv1, self.resample(norm_silu(x, self.norm1)))
+        told, bias = self.modulate(functional.silu(embedding)), self.conv1.bias
         if self.scale_shift:
             scale, shift = told.chunk(2, dim=1)
-            h = norm_silu(h, self.norm2, scale=scale, shift=shift, dropout=self.dropout)
+            added = bias.expand(len(h), -1)
+            h = norm_silu(h, self.norm2, added=added, scale=scale, shift=shift, dropout=self.dropout)
         else:
-            h = norm_silu(h, self.norm2, added=told, dropout=self.dropout)
+            h = norm_silu(h, self.norm2, added=told + bias, dropout=self.dropout)
         return self.shortcut(self.resample(x)) + self.conv2(h)
 
 

@@ -174,6 +174,11 @@ def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
     return (x + h) / math.sqrt(2) if rescale else x + h
 
 
+def unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution without its bias, which is added where a pass over the images is made anyway."""
+    return functional.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(drop(act(norm(conv(act(norm(x))) + embedding)))), DDPM's block (arXiv 2006.11239, appendix B).
 
@@ -215,8 +220,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
-        h = self.conv1(self.resample(norm_silu(x, self.norm1)))
-        told = self.modulate(functional.silu(embedding))
+        h = unbiased(self.conv1, self.resample(norm_silu(x, self.norm1)))
+        told = self.modulate(functional.silu(embedding)) + self.conv1.bias
         h = self.conv2(norm_silu(h, self.norm2, added=told, dropout=self.dropout))
         return add(self.shortcut(self.resample(x)), h, self.rescale)
 
@@ -258,7 +263,8 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
         q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)  # (B, heads, HW, C / heads)
         h = functional.scaled_dot_product_attention(q, k, v)
-        return add(x, self.proj(h.transpose(2, 3).reshape(x.shape)), self.rescale)
+        h = h.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])  # in channels_last, as x
+        return add(x, self.proj(h), self.rescale)
 
 
 class Downsample(nn.Module):
@@ -287,4 +293,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, C, h, w) -> (B, C, *size)."""
-        return self.conv(functional.interpolate(x, size=size, mode="nearest"))
+        with full_precision(x.device):  # autocast would copy pixels in float32
+            x = functional.interpolate(x, size=size, mode="nearest")
+        return self.conv(x)

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.layers import ConditionEmbedding
@@ -19,32 +20,36 @@ class Lowered:
     def __init__(self) -> None:
         self._source: nn.Module | None = None
         self._net = nn.Module()
-        self._lowered: list[Tensor] = []
-        self._state: list[tuple[int, int]] = []
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._places: list[int] = []
+        self._versions: list[int] = []
 
     def of(self, net: nn.Module) -> nn.Module:
         """The copy of ``net``, whose weights must not want a gradient."""
-        if self._source is not net or self._state != _state(self._lowered):
-            self._renew(net)
+        if self._source is not net or self._places != [p.data_ptr() for p in net.parameters()]:
+            self._net, self._pairs = lowered(net)
+            self._net.requires_grad_(False)
+            self._source, self._places = net, [p.data_ptr() for p in net.parameters()]
+        elif self._versions != [p._version for p, _ in self._pairs]:
+            with torch.no_grad():
+                for p, own in self._pairs:
+                    own.copy_(p)
+        self._versions = [p._version for p, _ in self._pairs]
         return self._net.train(net.training) if self._net.training != net.training else self._net
-
-    def _renew(self, net: nn.Module) -> None:
-        self._lowered = [p for module in _products(net) for p in module.parameters(recurse=False)]
-        shared = {id(value): value for value in (*net.parameters(), *net.buffers())}
-        own = {id(p): nn.Parameter(p.detach().bfloat16(), requires_grad=False) for p in self._lowered}
-        self._net = copy.deepcopy(net, shared | own) if own else net
-        self._source, self._state = net, _state(self._lowered)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Lowered":
         return Lowered()
 
 
-def _products(net: nn.Module) -> list[nn.Module]:
+def lowered(net: nn.Module) -> tuple[nn.Module, list[tuple[nn.Parameter, nn.Parameter]]]:
+    """A copy whose products have weights in bfloat16, and the pairs (weight, its copy); all else is shared."""
+    weights = [module.weight for module in _products(net)]
+    shared = {id(value): value for value in (*net.parameters(), *net.buffers())}
+    own = {id(p): nn.Parameter(p.detach().bfloat16(), p.requires_grad) for p in weights}
+    return copy.deepcopy(net, shared | own) if own else net, [(p, own[id(p)]) for p in weights]
+
+
+def _products(net: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     """The convolutions and linear maps that autocast would run in bfloat16."""
     kept = {id(part) for module in net.modules() if isinstance(module, ConditionEmbedding) for part in module.modules()}
     return [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear) and id(m) not in kept]
-
-
-def _state(weights: list[Tensor]) -> list[tuple[int, int]]:
-    """What tells that one of them has changed."""
-    return [(p.data_ptr(), p._version) for p in weights]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chain import ChainIndex
+from models.graphed import Graphed
 from models.lowered import Lowered
 from sde_lib import PREDICTIONS, SDE, lookup, match_dims
 from sde_lib.sde import batch_time
@@ -91,6 +92,7 @@ class ScoreModel(nn.Module):
         self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
         lookup(PRECISIONS, precision, "precision")
         self._lowered = Lowered()
+        self._graphed = Graphed()
 
     def around(self, net: nn.Module) -> "ScoreModel":
         """The same wrapper of another network, such as this one in a wrapper of its own."""
@@ -117,16 +119,17 @@ class ScoreModel(nn.Module):
         dtype = PRECISIONS[self.precision]
         # a state in float64 runs through a network in float32
         inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
-        told = {} if augment is None else {"augment": augment}
+        told = () if augment is None else (augment,)
         with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
-            net = self._fast_net(dtype)
-            out = net((match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, **told)
+            out = self._run(dtype, (match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, *told)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
 
-    def _fast_net(self, dtype: torch.dtype) -> nn.Module:
-        """The network, or where it is frozen, its copy with weights in the precision of its products."""
-        training = any(p.requires_grad for p in self.net.parameters())
-        return self.net if training or dtype == torch.float32 else self._lowered.of(self.net)
+    def _run(self, dtype: torch.dtype, *arguments: Tensor | None) -> Tensor:
+        """The network's output; a frozen one runs with weights in the precision of its products, and by a graph."""
+        if any(p.requires_grad for p in self.net.parameters()):
+            return self.net(*arguments)
+        net = self.net if dtype == torch.float32 else self._lowered.of(self.net)
+        return self._graphed(net, *arguments)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
         """Score, -eps_hat / sigma(t), shape of x."""

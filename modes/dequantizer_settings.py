@@ -11,7 +11,7 @@ from data import Dataset, Quantizer, StepDraws
 from models import EMA, ScoreModel, VariationalDequantizer
 from sde_lib import SDE, elbo
 from training import RunFolder, TrainOptions, load_checkpoint, load_weights
-from training.loop import LossFn
+from training.gradient import LossFn
 from training.state import TrainState
 
 

@@ -1,8 +1,9 @@
 """The loop, its state, checkpoints, the run folder, and the builders that turn a configuration into objects."""
 
 from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
+from training.gradient import LossFn
 from training.lock import locked
-from training.loop import DivergenceError, LossFn, TrainOptions, train
+from training.loop import DivergenceError, TrainOptions, train
 from training.memory import estimate_memory
 from training.metrics import Metrics
 from training.processes import Processes, joined

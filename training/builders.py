@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset
 from models import EMA, MODELS, Description, ScoreModel
 from sde_lib import SDE, SDES, lookup
-from training.loop import LossFn, TrainOptions
+from training.gradient import LossFn
+from training.loop import TrainOptions
 from training.objective import chain, continuous, training_loss
 from training.state import TrainState
 
@@ -190,6 +191,7 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         checkpoint_every=settings.checkpoint_every,
         sample_every=settings.sample_every,
         time_limit=settings.time_limit,
+        cuda_graph=settings.cuda_graph,
     )
 
 

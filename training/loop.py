@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data import Dataset, StepDraws, derive_seed, train_batches
-from models import ScoreModel
 from training.checkpoint import Checkpoints
+from training.gradient import LossFn, Part, gradient_of
 from training.interrupt import Interruption
 from training.metrics import Metrics
 from training.processes import ALONE, Processes
 from training.saver import Saver
 from training.state import TrainState
-
-LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
-"""(model, x0: (b, *), labels (b, *) or None, their random numbers) -> losses (b,)."""
 
 
 class DivergenceError(RuntimeError):
@@ -47,6 +43,7 @@ class TrainOptions:
         checkpoint_every: steps between checkpoints (one more at the end).
         sample_every: steps between sample pictures; 0 for none.
         time_limit: minutes after which training saves and stops; 0 for none.
+        cuda_graph: on a GPU, record the gradient of a part as a CUDA graph.
     """
 
     steps: int
@@ -64,6 +61,7 @@ class TrainOptions:
     checkpoint_every: int = 1000
     sample_every: int = 0
     time_limit: float = 0.0
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         if self.accumulation < 1 or self.batch_size % self.accumulation:
@@ -130,7 +128,7 @@ def train(
     started = time.monotonic()
     saved = state.step
     window = _Window(device, together)
-    model = together.parallel(state.model)
+    gradient = gradient_of(state.model, loss_fn, together, graph=options.cuda_graph)
     batches = train_batches(
         dataset,
         options.batch_size,
@@ -150,7 +148,7 @@ def train(
                 batch = next(batches)
                 whole = False
                 x0, y = (_move(values, device) for values in batch)
-                window.add(state.step + 1, *_step(state, model, loss_fn, x0, y, options, together))
+                window.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
                 state.step += 1
                 whole = True
                 bar.update()
@@ -195,8 +193,7 @@ REASONS = ("finished", "time limit", *(number.name for number in Interruption.SI
 
 def _step(
     state: TrainState,
-    model: ScoreModel,
-    loss_fn: LossFn,
+    gradient: Callable[[Sequence[Part]], Tensor],
     x0: Tensor,
     y: Tensor | None,
     options: TrainOptions,
@@ -208,19 +205,13 @@ def _step(
     torch.manual_seed(derive_seed(options.seed, "dropout", state.step, together.rank))
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, state.step)
-    total = torch.zeros((), device=x0.device)
-    parts = options.accumulation
-    labels = [None] * parts if y is None else y.chunk(parts)
-    for number, part in enumerate(zip(x0.chunk(parts), labels, draws.chunk(parts), strict=True), start=1):
-        with nullcontext() if number == parts else together.apart(model):
-            loss = loss_fn(model, *part).mean() / parts
-            loss.backward()
-        total += loss.detach()
+    count = options.accumulation
+    labels = [None] * count if y is None else y.chunk(count)
+    loss = gradient(list(zip(x0.chunk(count), labels, draws.chunk(count), strict=True)))
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.model)
-    return total, norm
+    return loss, norm
 
 
 def _move(values: Tensor | None, device: torch.device | str) -> Tensor | None:

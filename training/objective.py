@@ -20,7 +20,7 @@ from sde_lib import (
     sample_time,
 )
 from sde_lib.losses import EpsFn
-from training.loop import LossFn
+from training.gradient import LossFn
 
 Objective = Callable[[EpsFn, Tensor, StepDraws], Tensor]
 """(eps_fn, x0: (b, *), random numbers) -> losses (b,)."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
 from models import ScoreModel
@@ -54,6 +55,14 @@ class Processes:
             distributed.all_reduce(x)
             x /= self.count
         return x
+
+    def average(self, gradients: Sequence[Tensor]) -> None:
+        """Make each of them the mean over the processes, in one message."""
+        if self.count > 1:
+            flat = _flatten_dense_tensors(gradients)
+            distributed.all_reduce(flat)
+            flat /= self.count
+            torch._foreach_copy_(list(gradients), list(_unflatten_dense_tensors(flat, gradients)))
 
     def latest(self, words: Sequence[str], word: str) -> str:
         """Of what each says, the word that stands last in ``words``; it does not wait for a GPU."""

@@ -29,17 +29,17 @@ def _moments(x, added, means, squares, pixels, span, C: tl.constexpr, WIDE: tl.c
     last = tl.minimum(first + span, pixels)
     rows_of_sample = x + n * pixels * C
     origin = tl.load(rows_of_sample + first * C + c, mask=inside, other=0.0).to(tl.float32)  # so that nothing cancels
-    total, square = tl.zeros([WIDE], tl.float32), tl.zeros([WIDE], tl.float32)
+    sums, sums_of_squares = tl.zeros([ROWS, WIDE], tl.float32), tl.zeros([ROWS, WIDE], tl.float32)
     for start in range(first, last, ROWS):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & inside[None, :]
         value = tl.load(rows_of_sample + rows[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
         off = tl.where(mask, value - origin[None, :], 0.0)
-        total += tl.sum(off, 0)
-        square += tl.sum(off * off, 0)
+        sums += off
+        sums_of_squares += off * off
     count = (last - first).to(tl.float32)
-    mean = total / count
-    square -= count * mean * mean
+    mean = tl.sum(sums, 0) / count
+    square = tl.sum(sums_of_squares, 0) - count * mean * mean
     mean += origin
     if added is not None:
         mean += tl.load(added + n * C + c, mask=inside, other=0.0)
@@ -131,20 +131,20 @@ def _gradient_sums(
     inside = c < C
     scale, shift, a, b = _channels(added, gain, offset, gain_row, offset_row, mean, rstd, n, c, inside, C, GROUP)
     last = tl.minimum((k + 1) * span, pixels)
-    plain, along = tl.zeros([WIDE], tl.float32), tl.zeros([WIDE], tl.float32)
-    normals = tl.zeros([WIDE], tl.float32)
+    plain, along = tl.zeros([ROWS, WIDE], tl.float32), tl.zeros([ROWS, WIDE], tl.float32)
+    normals = tl.zeros([ROWS, WIDE], tl.float32)
     for start in range(k * span, last, ROWS):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & inside[None, :]
         at = (n * pixels + rows)[:, None] * C + c[None, :]
         normal, dv = _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b)
-        plain += tl.sum(dv, 0)
-        along += tl.sum(dv * normal, 0)
-        normals += tl.sum(normal, 0)
+        plain += dv
+        along += dv * normal
+        normals += normal
     at = ((n * tl.num_programs(1) + k) * 3) * C + c
-    tl.store(sums + at, plain, mask=inside)
-    tl.store(sums + at + C, along, mask=inside)
-    tl.store(sums + at + 2 * C, normals, mask=inside)
+    tl.store(sums + at, tl.sum(plain, 0), mask=inside)
+    tl.store(sums + at + C, tl.sum(along, 0), mask=inside)
+    tl.store(sums + at + 2 * C, tl.sum(normals, 0), mask=inside)
 
 
 @triton.jit

@@ -1,0 +1,196 @@
+"""The gradient of a part of a batch: by autograd, with bfloat16 weights, or as one CUDA graph."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import StepDraws
+from models import ScoreModel, lowered
+from training.processes import ALONE, Processes
+
+LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
+"""(model, x0: (b, *), labels (b, *) or None, their random numbers) -> losses (b,)."""
+
+
+Part = tuple[Tensor, Tensor | None, StepDraws]
+"""(x0, labels, random numbers) of one of the equal parts of a batch."""
+
+
+class Gradient:
+    """Puts the gradient of the mean loss of a batch into that of the weights, by autograd.
+
+    Args:
+        model: whose weights want a gradient.
+        loss_fn: losses of a part.
+        together: the processes that share the batch, over which it is averaged.
+    """
+
+    def __init__(self, model: ScoreModel, loss_fn: LossFn, together: Processes = ALONE) -> None:
+        self.model = together.parallel(model)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._loss_fn = loss_fn
+        self._together = together
+
+    def __call__(self, parts: Sequence[Part]) -> Tensor:
+        """The mean loss of this process's parts; gradients that were there before are gone."""
+        for p in self.parameters:
+            p.grad = None
+        total = torch.zeros((), device=parts[0][0].device)
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else self._together.apart(self.model):
+                total += self.add(*part, 1 / len(parts))
+        return total
+
+    def add(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> Tensor:
+        """Add the gradient of a part, times its share of the batch; returns its mean loss times that."""
+        loss = self._loss_fn(self.model, x0, y, draws).mean() * share
+        loss.backward()
+        return loss.detach()
+
+
+class LeanGradient(Gradient):
+    """Through a copy of the network whose products have bfloat16 weights, converted once a part and all together.
+
+    Autocast does the same tensor by tensor. The gradients of those weights, which come in bfloat16 either way, are
+    added up in float32. It is for one process: gradients of several are to be averaged in float32.
+    """
+
+    def __init__(self, model: ScoreModel, loss_fn: LossFn) -> None:
+        super().__init__(model, loss_fn)
+        net, pairs = lowered(model.net)
+        self.model = model.around(net)
+        self._weights, self._copies = [p for p, _ in pairs], [own for _, own in pairs]
+        self._sums = [torch.empty_like(p) for p in self._weights]
+
+    def add(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> Tensor:
+        """See ``Gradient``."""
+        with torch.no_grad():
+            torch._foreach_copy_(self._copies, self._weights)
+        loss = super().add(x0, y, draws, share)
+        if not self._weights:
+            return loss
+        found = [own.grad for own in self._copies]
+        if self._weights[0].grad is None:
+            torch._foreach_copy_(self._sums, found)
+            for weight, total in zip(self._weights, self._sums, strict=True):
+                weight.grad = total
+        else:
+            torch._foreach_add_([p.grad for p in self._weights], [g.float() for g in found])
+        for own in self._copies:
+            own.grad = None
+        return loss
+
+
+class ReplayedGradient:
+    """Another gradient as one CUDA graph: the CPU launches one thing in place of some thousands.
+
+    What is recorded are the operations between the data with their random numbers, which are put in place for each
+    part, and the gradient. Dropout follows the seed that is set before.
+
+    Args:
+        gradient: what is recorded, at the first call; that of one process.
+        together: the processes over which the gradient is averaged.
+    """
+
+    def __init__(self, gradient: Gradient, together: Processes = ALONE) -> None:
+        self._gradient = gradient
+        self._together = together
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, parts: Sequence[Part]) -> Tensor:
+        """See ``Gradient``; all parts have the shapes and the number of the first call."""
+        if self._graph is None:
+            self._record(*parts[0], 1 / len(parts))
+        for p, place in self._places:
+            p.grad = place
+        torch._foreach_zero_(self._sums)
+        total = torch.zeros_like(self._loss)
+        for x0, y, draws in parts:
+            self._x0.copy_(x0)
+            if self._y is not None and y is not None:
+                self._y.copy_(y)
+            self._draws.renew(draws)
+            self._graph.replay()
+            total += self._loss
+        self._together.average(self._sums)
+        return total
+
+    def _record(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> None:
+        self._x0, self._y = x0.clone(), None if y is None else y.clone()
+        self._draws = KeptDraws(draws)
+        random_state = torch.cuda.get_rng_state()
+
+        def run() -> Tensor:
+            self._draws.rewind()
+            return self._gradient.add(self._x0, self._y, self._draws, share)
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):  # what is set up at the first call, and gradients that are still to be made
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = run()
+        self._places = [(p, p.grad) for p in self._gradient.parameters if p.grad is not None]
+        self._sums = [place for _, place in self._places]
+        torch.cuda.set_rng_state(random_state)
+
+
+class KeptDraws:
+    """Random numbers of a part at fixed places in memory, for operations that are recorded once.
+
+    It notes what is asked of the draws it was made with, and ``renew`` draws the same of others.
+    """
+
+    def __init__(self, draws: StepDraws) -> None:
+        self._draws = draws
+        self._asked: list[tuple[str, tuple[Any, ...], Tensor]] = []
+        self.rewind()
+
+    def rewind(self) -> None:
+        """The next one asked for is the first one."""
+        self._next = 0
+
+    def renew(self, draws: StepDraws) -> None:
+        """Put those of another step or part in place."""
+        for method, arguments, place in self._asked:
+            place.copy_(getattr(draws, method)(*arguments))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("uniform", "normal_like", "rows"):
+            return getattr(self._draws, name)
+
+        def ask(*arguments: Any) -> Tensor:
+            if self._next == len(self._asked):
+                self._asked.append((name, arguments, getattr(self._draws, name)(*arguments)))
+            self._next += 1
+            return self._asked[self._next - 1][2]
+
+        return ask
+
+
+def gradient_of(
+    model: ScoreModel, loss_fn: LossFn, together: Processes, *, graph: bool
+) -> Callable[[Sequence[Part]], Tensor]:
+    """The fastest of these for the model's precision and device.
+
+    Args:
+        model: what is trained.
+        loss_fn: losses of a part.
+        together: the processes that share each batch.
+        graph: record a CUDA graph where there is a GPU.
+    """
+    on_gpu = next(model.parameters()).is_cuda
+    lean = isinstance(model, ScoreModel) and model.precision == "bfloat16"
+    if lean and (together.count == 1 or (on_gpu and graph)):
+        local: Gradient = LeanGradient(model, loss_fn)
+    elif on_gpu and graph:
+        local = Gradient(model, loss_fn)
+    else:
+        return Gradient(model, loss_fn, together)
+    return ReplayedGradient(local, together) if on_gpu and graph else local
