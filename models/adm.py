@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fused.norm_silu import norm_silu
-from models.layers import ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, unbiased, zero
+from models.fused.residual import residual, unbiased
+from models.layers import Concatenate, ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, zero
 from models.resample import Resample
 
 
@@ -66,7 +66,7 @@ class ADMBlock(nn.Module):
             h = norm_silu(h, self.norm2, added=added, scale=scale, shift=shift, dropout=self.dropout)
         else:
             h = norm_silu(h, self.norm2, added=told + bias, dropout=self.dropout)
-        return self.shortcut(self.resample(x)) + self.conv2(h)
+        return residual(self.resample(x), self.shortcut, h, self.conv2)
 
 
 class Change(nn.Module):
@@ -194,7 +194,7 @@ class ADM(nn.Module):
             skips.append(x)
         x = _run(self.middle, x, embedding)
         for parts in self.decoder:
-            x = _run(parts, torch.cat([x, skips.pop()], 1), embedding)
+            x = _run(parts, Concatenate.apply(x, skips.pop()), embedding)
         return self.head(norm_silu(x, self.norm))
 
 

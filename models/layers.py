@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.fused.norm_silu import norm_silu
+from models.fused.norm_silu import norm_silu, normalise
+from models.fused.residual import residual, unbiased
 
 
 def sinusoidal_embedding(
@@ -169,14 +170,25 @@ class ConditionEmbedding(nn.Module):
         return torch.cat([y == 1, y == 0], 1)
 
 
-def add(x: Tensor, h: Tensor, rescale: bool) -> Tensor:
-    """X + h, over sqrt 2 where the sum is to keep the variance of its parts (arXiv 1912.04958)."""
-    return (x + h) / math.sqrt(2) if rescale else x + h
+class Concatenate(torch.autograd.Function):
+    """Channels of two images side by side; gradients come back as images of their own.
 
+    Those of torch.cat are views into one image, which everything that uses them would copy anew.
+    """
 
-def unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution without its bias, which is added where a pass over the images is made anyway."""
-    return functional.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C', H, W) -> (B, C + C', H, W)."""
+        ctx.channels = x.shape[1]
+        return torch.cat([x, skip], 1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts."""
+        parts = dy[:, : ctx.channels], dy[:, ctx.channels :]
+        if torch._C._functorch.is_functorch_wrapped_tensor(dy):
+            return parts
+        return tuple(part.contiguous(memory_format=torch.channels_last) for part in parts)
 
 
 class ResidualBlock(nn.Module):
@@ -207,7 +219,7 @@ class ResidualBlock(nn.Module):
         resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.rescale = rescale
+        self.scale = 1 / math.sqrt(2) if rescale else 1.0  # keeps the variance of the branches (arXiv 1912.04958)
         self.resample = resample or nn.Identity()
         self.norm1 = norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -222,8 +234,8 @@ class ResidualBlock(nn.Module):
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
         h = unbiased(self.conv1, self.resample(norm_silu(x, self.norm1)))
         told = self.modulate(functional.silu(embedding)) + self.conv1.bias
-        h = self.conv2(norm_silu(h, self.norm2, added=told, dropout=self.dropout))
-        return add(self.shortcut(self.resample(x)), h, self.rescale)
+        h = norm_silu(h, self.norm2, added=told, dropout=self.dropout)
+        return residual(self.resample(x), self.shortcut, h, self.conv2, self.scale)
 
 
 class SelfAttention(nn.Module):
@@ -247,7 +259,7 @@ class SelfAttention(nn.Module):
         head_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.rescale = rescale
+        self.scale = 1 / math.sqrt(2) if rescale else 1.0
         if head_channels and channels % head_channels:
             raise ValueError(f"{channels} channels cannot be split into heads of {head_channels}; choose a divisor")
         heads = channels // head_channels if head_channels else heads
@@ -260,11 +272,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
-        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)  # (B, heads, HW, C / heads)
-        h = functional.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])  # in channels_last, as x
-        return add(x, self.proj(h), self.rescale)
+        qkv = self.qkv(normalise(x, self.norm)).flatten(2).transpose(1, 2)  # (B, HW, 3C), as it lies in memory
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2))
+        h = functional.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+        h = h.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, x.shape[2:])
+        return residual(x, nn.Identity(), h, self.proj, self.scale)
 
 
 class Downsample(nn.Module):

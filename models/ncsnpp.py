@@ -9,6 +9,7 @@
 The submodules are made in the order in which the published code base numbers its own.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fused.norm_silu import norm_silu
-from models.layers import ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, add, zero
+from models.layers import Concatenate, ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, zero
 from models.ncsnpp_layers import ConvUp, FourierEmbedding, conv_down
 from models.resample import Resample
 from sde_lib import lookup, match_dims
@@ -105,7 +106,11 @@ class NCSNpp(nn.Module):
             )
         fir = fir or None
         self.channels, self.levels, self.res_blocks = channels, levels, res_blocks
-        self.skip_rescale, self.centered, self.scale_by_sigma = skip_rescale, centered, scale_by_sigma
+        self.scale, self.centered, self.scale_by_sigma = (
+            1 / math.sqrt(2) if skip_rescale else 1.0,
+            centered,
+            scale_by_sigma,
+        )
         self.block, self.progressive, self.progressive_input, self.combine = (
             block,
             progressive,
@@ -211,7 +216,7 @@ class NCSNpp(nn.Module):
                 joined = layers[f"{level}_pyramid"](pyramid)
                 h = joined + h if self.combine == "sum" else torch.cat([joined, h], 1)
             elif self.progressive_input == "residual":
-                h = pyramid = add(layers[f"{level}_pyramid"](pyramid), h, self.skip_rescale)
+                h = pyramid = (layers[f"{level}_pyramid"](pyramid) + h) * self.scale
             skips.append(h)
         raise AssertionError("a network has at least one level")
 
@@ -219,14 +224,14 @@ class NCSNpp(nn.Module):
         layers, pyramid = self.decoder, None
         for level in reversed(range(self.levels)):
             for number in range(self.res_blocks + 1):
-                h = layers[f"{level}_block{number}"](torch.cat([h, skips.pop()], 1), embedding)
+                h = layers[f"{level}_block{number}"](Concatenate.apply(h, skips.pop()), embedding)
             if f"{level}_attention" in layers:
                 h = layers[f"{level}_attention"](h)
             if f"{level}_image" in layers:
                 image = layers[f"{level}_image"](norm_silu(h, layers[f"{level}_norm"]))
                 pyramid = image if pyramid is None else self.image_up(pyramid) + image
             elif self.progressive == "residual":
-                h = pyramid = add(layers[f"{level}_pyramid"](pyramid), h, self.skip_rescale)
+                h = pyramid = (layers[f"{level}_pyramid"](pyramid) + h) * self.scale
             if level > 0:
                 up = layers[f"{level}_up"]
                 h = up(h, embedding) if isinstance(up, ResidualBlock) else up(h)

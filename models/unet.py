@@ -7,11 +7,11 @@ x -> stem -> [level 0: blocks] -> down -> [level 1: blocks] -> ... -> [middle: b
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from models.fused.norm_silu import norm_silu
 from models.layers import (
+    Concatenate,
     ConditionEmbedding,
     Conditions,
     Downsample,
@@ -182,5 +182,5 @@ class UNet(nn.Module):
                 height, width = skips[-1].shape[2:]
                 x = layer(x, (height, width))
             else:
-                x = layer(torch.cat([x, skips.pop()], 1), embedding)
+                x = layer(Concatenate.apply(x, skips.pop()), embedding)
         return self.head(norm_silu(x, self.norm))

@@ -19,6 +19,8 @@ from torch.nn import functional
 from models.fused import norm_silu_cpp
 from models.fused.library import switched_off
 
+ON_GPU = "norm_silu_triton"
+
 
 def norm_silu(
     x: Tensor,
@@ -40,7 +42,7 @@ def norm_silu(
         dropout: what drops values; None for nothing. The kernels round its probability to a multiple of 1/256, but not
             to 0 or 1: their random numbers are bytes.
     """
-    kernel = _kernel(x)
+    kernel = kernel_for(x, ON_GPU)
     if kernel is None:
         h = _plain(x, norm, added, scale, shift)
         return h if dropout is None else dropout(h)
@@ -53,7 +55,17 @@ def norm_silu(
     drops = dropout is not None and dropout.training and dropout.p > 0
     drop = min(max(round(256 * dropout.p), 1), 255) if drops else 0
     gain, offset = (value.float().expand(rows) for value in (gain, offset))
-    return _NormSiLU.apply(x, None if added is None else added.float().contiguous(), gain, offset, drop, norm, kernel)
+    added = None if added is None else added.float().contiguous()
+    return _NormSiLU.apply(x, added, gain, offset, drop, norm, kernel, True)
+
+
+def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """norm(x) alone: on a GPU by the kernel, since PyTorch's own would copy images to another layout and back."""
+    kernel = kernel_for(x, ON_GPU) if x.is_cuda else None
+    if kernel is None:
+        return norm(x)
+    gain, offset = (value.float().expand(x.shape[:2]) for value in (norm.weight, norm.bias))
+    return _NormSiLU.apply(x, None, gain, offset, 0, norm, kernel, False)
 
 
 def _plain(
@@ -69,8 +81,13 @@ def _plain(
     return functional.silu(h)
 
 
-def _kernel(x: Tensor) -> ModuleType | None:
-    """What computes it for x; None for what torch.func or torch.compile puts in the place of a tensor."""
+def kernel_for(x: Tensor, on_gpu: str) -> ModuleType | None:
+    """What computes it for images x; None for what torch.func or torch.compile puts in the place of a tensor.
+
+    Args:
+        x: images.
+        on_gpu: module beside this one with the kernel for GPUs.
+    """
     fits = (
         x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
@@ -79,15 +96,15 @@ def _kernel(x: Tensor) -> ModuleType | None:
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
     )
-    return _kernel_of(x.device.type) if fits else None
+    return _kernel_of(x.device.type, on_gpu) if fits else None
 
 
 @cache
-def _kernel_of(device: str) -> ModuleType | None:
+def _kernel_of(device: str, on_gpu: str) -> ModuleType | None:
     if device == "cpu" and norm_silu_cpp.available():
         return norm_silu_cpp
     if device == "cuda" and not switched_off() and importlib.util.find_spec("triton") is not None:
-        return importlib.import_module("models.fused.norm_silu_triton")
+        return importlib.import_module(f"models.fused.{on_gpu}")
     return None
 
 
@@ -110,49 +127,49 @@ class _NormSiLU(torch.autograd.Function):
         drop: int,
         norm: nn.GroupNorm,
         kernel: ModuleType,
+        silu: bool,
     ) -> Tensor:
         noise = _random_bytes(x) if drop else None
-        y, mean, rstd = kernel.forward(x, added, gain, offset, noise, drop, norm.num_groups, norm.eps)
+        y, mean, rstd = kernel.forward(x, added, gain, offset, noise, drop, norm.num_groups, silu, norm.eps)
         ctx.save_for_backward(x, added, gain, offset, noise, mean, rstd)
-        ctx.drop, ctx.norm = drop, norm
+        ctx.drop, ctx.norm, ctx.silu = drop, norm, silu
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, added, gain, offset, noise, _, _ = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx.drop, ctx.norm), None, None, None
+            return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx), *4 * (None,)
         gradient = torch.ops.score_sde.norm_silu_gradient
-        dx, dadded, dgain, doffset = gradient(dy, *ctx.saved_tensors, ctx.drop, ctx.norm.num_groups)
-        return dx, None if added is None else dadded, dgain, doffset, None, None, None
+        dx, dadded, dgain, doffset = gradient(dy, *ctx.saved_tensors, ctx.drop, ctx.norm.num_groups, ctx.silu)
+        return dx, None if added is None else dadded, dgain, doffset, *4 * (None,)
 
 
 def _gradient(dy: Tensor, x: Tensor, added: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     dy = dy.contiguous(memory_format=torch.channels_last)
-    dx, dadded, dgain, doffset = _kernel_of(x.device.type).backward(dy, x, added, *rest)
+    dx, dadded, dgain, doffset = _kernel_of(x.device.type, ON_GPU).backward(dy, x, added, *rest)
     return dx, x.new_empty(0) if dadded is None else dadded, dgain, doffset
 
 
 _operations = torch.library.Library("score_sde", "FRAGMENT")  # as one of these, the gradient can be batched (vmap)
 _operations.define(
     "norm_silu_gradient(Tensor dy, Tensor x, Tensor? added, Tensor gain, Tensor offset, Tensor? noise, Tensor mean, "
-    "Tensor rstd, int drop, int groups) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor rstd, int drop, int groups, bool silu) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 for key in ("CPU", "CUDA"):
     _operations.impl("norm_silu_gradient", _gradient, key)
 
 
-def _plain_gradient(
-    dy: Tensor, x: Tensor, inputs: tuple[Tensor | None, ...], drop: int, norm: nn.GroupNorm
-) -> list[Tensor | None]:
+def _plain_gradient(dy: Tensor, x: Tensor, inputs: tuple[Tensor | None, ...], ctx: Any) -> list[Tensor | None]:
     """The gradients of (x, added, gain, offset), by operations that can themselves be differentiated."""
     added, gain, offset, noise = inputs
     h = x.float() if added is None else x.float() + _pixelwise(added)
-    h = functional.group_norm(h, norm.num_groups, eps=norm.eps)
-    y = functional.silu(h * _pixelwise(gain) + _pixelwise(offset))
+    h = functional.group_norm(h, ctx.norm.num_groups, eps=ctx.norm.eps)
+    y = h * _pixelwise(gain) + _pixelwise(offset)
+    y = functional.silu(y) if ctx.silu else y
     if noise is not None:
-        kept = torch.as_strided(noise, x.shape, x.stride()) >= drop
-        y = y * kept * (256 / (256 - drop))
+        kept = torch.as_strided(noise, x.shape, x.stride()) >= ctx.drop
+        y = y * kept * (256 / (256 - ctx.drop))
     needed = [value for value in (x, added, gain, offset) if value is not None and value.requires_grad]
     found = iter(torch.autograd.grad(y, needed, dy.to(y.dtype), create_graph=True))
     return [next(found) if value is not None and value.requires_grad else None for value in (x, added, gain, offset)]

@@ -24,6 +24,7 @@ def forward(
     noise: Tensor | None,
     drop: int,
     groups: int,
+    silu: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result (N, C, H, W), and the mean and 1 / standard deviation of each group (N groups); see ``norm_silu``."""
@@ -44,6 +45,7 @@ def backward(
     rstd: Tensor,
     drop: int,
     groups: int,
+    silu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """The gradients of (x, added, gain, offset)."""
     gain, offset = gain.contiguous(), offset.contiguous()

@@ -2,9 +2,9 @@
 
     y = drop(silu(gain * normalised(x + added) + offset)),  images stored (N, H W, C): channels last
 
-Three launches each way: sums of every block of pixels, their combination to the statistics of a group, and the result.
-Sums are taken in one order, so results repeat to the bit. A kernel's arguments are pointers and numbers, for which
-Python's types say nothing.
+(or without the SiLU). Three launches each way: sums of every block of pixels, their combination to the statistics of a
+group, and the result. Sums are taken in one order, so results repeat to the bit. A kernel's arguments are pointers and
+numbers, for which Python's types say nothing.
 """
 # ruff: noqa: ANN001, ANN202
 
@@ -89,7 +89,7 @@ def _channels(
 @triton.jit
 def _forward(
     x, added, gain, offset, gain_row, offset_row, noise, mean, rstd, y, drop, kept, pixels, span, C: tl.constexpr,
-    WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
+    WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.arange(0, WIDE)
@@ -102,19 +102,21 @@ def _forward(
         mask = (rows < last)[:, None] & inside[None, :]
         at = (n * pixels + rows)[:, None] * C + c[None, :]
         v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * slope + start_at
-        out = v * tl.sigmoid(v)
+        out = v * tl.sigmoid(v) if SILU else v
         if noise is not None:
             out = tl.where(tl.load(noise + at, mask=mask, other=0).to(tl.int32) >= drop, out * kept, 0.0)
         tl.store(y + at, out, mask=mask)
 
 
 @triton.jit
-def _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b):
+def _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b, SILU: tl.constexpr):
     """The normalised x, and dv = dy drop'(.) silu'(v) with v = gain x + offset."""
     normal = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * scale + shift
-    v = a * normal + b
-    sigmoid = tl.sigmoid(v)
-    dv = tl.load(dy + at, mask=mask, other=0.0).to(tl.float32) * sigmoid * (1 + v * (1 - sigmoid))
+    dv = tl.load(dy + at, mask=mask, other=0.0).to(tl.float32)
+    if SILU:
+        v = a * normal + b
+        sigmoid = tl.sigmoid(v)
+        dv *= sigmoid * (1 + v * (1 - sigmoid))
     if noise is not None:
         dv = tl.where(tl.load(noise + at, mask=mask, other=0).to(tl.int32) >= drop, dv * kept, 0.0)
     return tl.where(mask, normal, 0.0), tl.where(mask, dv, 0.0)
@@ -123,7 +125,7 @@ def _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b):
 @triton.jit
 def _gradient_sums(
     x, added, gain, offset, gain_row, offset_row, noise, mean, rstd, dy, sums, drop, kept, pixels, span,
-    C: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
+    C: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """Over a block of pixels, for each channel: of dv, of dv times the normalised x, and of the latter."""
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -137,7 +139,7 @@ def _gradient_sums(
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & inside[None, :]
         at = (n * pixels + rows)[:, None] * C + c[None, :]
-        normal, dv = _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b)
+        normal, dv = _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b, SILU)
         plain += dv
         along += dv * normal
         normals += normal
@@ -178,7 +180,7 @@ def _gradient_statistics(
 @triton.jit
 def _gradient(
     x, added, gain, offset, gain_row, offset_row, noise, mean, rstd, dy, shares, dx, drop, kept, pixels, span,
-    C: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
+    C: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     n, k = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.arange(0, WIDE)
@@ -192,14 +194,14 @@ def _gradient(
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & inside[None, :]
         at = (n * pixels + rows)[:, None] * C + c[None, :]
-        normal, dv = _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b)
+        normal, dv = _row_gradient(x, dy, noise, at, mask, drop, kept, scale, shift, a, b, SILU)
         tl.store(dx + at, scale * (a * dv - one - normal * two), mask=mask)
 
 
 class _Plan:
     """How images are cut: into blocks of ``span`` pixels, of which a program takes ``rows`` at a time."""
 
-    def __init__(self, x: Tensor, groups: int) -> None:
+    def __init__(self, x: Tensor, groups: int, silu: bool) -> None:
         self.samples, self.channels, height, width = x.shape
         self.pixels, self.groups = height * width, groups
         self.wide = triton.next_power_of_2(self.channels)
@@ -218,7 +220,7 @@ class _Plan:
             "num_warps": 1,
         }
         self.grid, self.grid_of_groups = (self.samples, self.blocks), (self.samples, groups)
-        self.group = {"GROUP": group}
+        self.group = {"GROUP": group, "SILU": silu}
 
 
 def forward(
@@ -229,10 +231,11 @@ def forward(
     noise: Tensor | None,
     drop: int,
     groups: int,
+    silu: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result (N, C, H, W), and the mean and 1 / standard deviation of each group (N groups); see ``norm_silu``."""
-    plan = _Plan(x, groups)
+    plan = _Plan(x, groups, silu)
     mean, rstd = x.new_empty(2, plan.samples * groups, dtype=torch.float32)
     means, squares = x.new_empty(2, plan.samples * plan.blocks * plan.channels, dtype=torch.float32)
     y = torch.empty_like(x)
@@ -258,9 +261,10 @@ def backward(
     rstd: Tensor,
     drop: int,
     groups: int,
+    silu: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """The gradients of (x, added, gain, offset)."""
-    plan = _Plan(x, groups)
+    plan = _Plan(x, groups, silu)
     sums = x.new_empty(plan.samples * plan.blocks * 3 * plan.channels, dtype=torch.float32)
     shares = x.new_empty(plan.samples * groups * 2, dtype=torch.float32)
     dx = torch.empty_like(x)
