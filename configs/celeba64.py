@@ -31,6 +31,7 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.training.epochs = 50
     config.training.batch_size = 8
     config.training.learning_rate = 1e-4
+    config.training.heldout_every = 20_000  # one look costs as much as 170 steps of so small a batch
     config.sampling.sampler = "ancestral"
     config.sampling.steps = 500
     config.sampling.batch_size = 16

@@ -112,6 +112,8 @@ def get_config() -> ConfigDict:
     training.checkpoint_every = 5000  # steps
     training.keep_checkpoints = 2  # newest ones that are kept
     training.sample_every = 10_000  # steps between sample pictures; 0: none
+    training.heldout_every = 5000  # steps between losses on held-out data (likelihood.split); 0: none
+    training.heldout_images = 512  # first images of the split on which it is computed; 0: all
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
     training.cuda_graph = True  # on a GPU, record the gradient as a CUDA graph: one launch in place of some thousands
 

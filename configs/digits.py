@@ -31,6 +31,8 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.training.time_law = "logistic"
     config.training.checkpoint_every = 500
     config.training.sample_every = 1000
+    config.training.heldout_every = 500
+    config.training.heldout_images = 100
     config.training.time_limit = 3.0
 
     config.likelihood.batch_size = 100

@@ -29,6 +29,8 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
     config.training.time_law = "logistic"
     config.training.checkpoint_every = 1000
     config.training.sample_every = 0
+    config.training.heldout_every = 1000
+    config.training.heldout_images = 2000
 
     config.sampling.num_images = 20_000
     config.sampling.batch_size = 20_000

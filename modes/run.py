@@ -14,7 +14,7 @@ from modes.dequantizer_settings import trained_dequantizer
 from modes.labels import guided, sample_labels
 from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
-from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights
+from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights, quantity, training_flops
 from training.builders import Experiment
 
 SHARED = ("train", "likelihood")
@@ -119,5 +119,11 @@ def dry_run(run: Run, scores: bool = False) -> None:
     description = describe(run)
     print(run.config.to_json(indent=2))
     print(description)
-    part = run.config.training.batch_size // run.config.training.accumulation
-    print(f"memory: about {estimate_memory(run.experiment.model, run.experiment.dataset.shape, part)}")
+    training, model, shape = run.config.training, run.experiment.model, run.experiment.dataset.shape
+    part = training.batch_size // training.accumulation
+    print(f"memory: about {estimate_memory(model, shape, part)}")
+    flops = training_flops(model, shape)
+    print(
+        f"compute: {quantity(flops.total * training.batch_size, 'FLOP')} a step; for each image "
+        f"{quantity(flops.forward, 'FLOP')} forward and {quantity(flops.backward, 'FLOP')} backward"
+    )

@@ -5,10 +5,22 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from evaluation import picture, save_picture
+from modes.heldout import heldout_measure
 from modes.likelihood import score
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
-from training import LossFn, Metrics, Processes, TrainOptions, TrainState, builders, joined, locked, train
+from training import (
+    LossFn,
+    Metrics,
+    Processes,
+    TrainOptions,
+    TrainState,
+    builders,
+    joined,
+    locked,
+    train,
+    training_flops,
+)
 
 
 def train_run(run: Run) -> None:
@@ -78,5 +90,7 @@ def _train(
             metrics,
             device=experiment.device,
             on_sample=on_sample,
+            on_heldout=heldout_measure(run, state.ema.model, together),
+            flops=training_flops(experiment.model, experiment.dataset.shape).total,
             together=together,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 COUNT = 20 if os.environ.get("SCORE_SDE_FAULTS") == "long" else 2
 """Moments at which a fault is injected into each mode."""
-VOLATILE = re.compile(r'"(images_per_second|seconds|date)": [^,\n}]*')
+VOLATILE = re.compile(r'"(images_per_second|flops_per_second|seconds_to_go|seconds|date)": [^,\n}]*')
 HOOK = """
 import errno, os, signal, sys
 

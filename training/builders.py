@@ -190,6 +190,7 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,
         sample_every=settings.sample_every,
+        heldout_every=settings.heldout_every,
         time_limit=settings.time_limit,
         cuda_graph=settings.cuda_graph,
     )

@@ -2,12 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from data import Dataset, StepDraws, derive_seed, train_batches
 from training.checkpoint import Checkpoints
@@ -15,12 +14,9 @@ from training.gradient import LossFn, Part, gradient_of
 from training.interrupt import Interruption
 from training.metrics import Metrics
 from training.processes import ALONE, Processes
+from training.progress import NOTHING, DivergenceError, Progress, diverged
 from training.saver import Saver
 from training.state import TrainState
-
-
-class DivergenceError(RuntimeError):
-    """The loss, its gradient or the weights are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,7 @@ class TrainOptions:
         log_every: steps between records.
         checkpoint_every: steps between checkpoints (one more at the end).
         sample_every: steps between sample pictures; 0 for none.
+        heldout_every: steps between evaluations of held-out data (one more at the end); 0 for none.
         time_limit: minutes after which training saves and stops; 0 for none.
         cuda_graph: on a GPU, record the gradient of a part as a CUDA graph.
     """
@@ -60,6 +57,7 @@ class TrainOptions:
     log_every: int = 100
     checkpoint_every: int = 1000
     sample_every: int = 0
+    heldout_every: int = 0
     time_limit: float = 0.0
     cuda_graph: bool = True
 
@@ -94,6 +92,8 @@ def train(
     *,
     device: torch.device | str = "cpu",
     on_sample: Callable[[int], None] | None = None,
+    on_heldout: Callable[[int], Mapping[str, float]] | None = None,
+    flops: int = 0,
     together: Processes = ALONE,
 ) -> str:
     """Train from ``state.step`` to ``options.steps``.
@@ -111,6 +111,8 @@ def train(
         metrics: where the loss is recorded; None for nowhere.
         device: device of the model.
         on_sample: called with the step every ``sample_every`` steps, on the first process.
+        on_heldout: called with the step every ``heldout_every`` steps, on all processes; what to record, by name.
+        flops: operations of training on one sample, for the record; 0 for not known.
         together: the processes that share the work; the first one saves.
 
     Returns:
@@ -127,7 +129,6 @@ def train(
         )
     started = time.monotonic()
     saved = state.step
-    window = _Window(device, together)
     gradient = gradient_of(state.model, loss_fn, together, graph=options.cuda_graph)
     batches = train_batches(
         dataset,
@@ -140,32 +141,44 @@ def train(
         flip=options.flip,
         workers=options.workers,
     )
-    bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None if together.first else True)
+    progress = Progress(
+        state.step,
+        options.steps,
+        options.batch_size,
+        device=device,
+        together=together,
+        metrics=metrics,
+        flops=flops,
+        time_limit=options.time_limit,
+    )
     reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, bar, Saver(checkpoints) as saver:
+    with Interruption() as interruption, progress, Saver(checkpoints) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
                 whole = False
                 x0, y = (_move(values, device) for values in batch)
-                window.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
+                progress.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
                 state.step += 1
                 whole = True
-                bar.update()
                 last = state.step == options.steps
-                if state.step % options.log_every == 0 or last:
-                    _log(window, state.step, options, metrics, bar)
-                if options.sample_every and state.step % options.sample_every == 0 and on_sample is not None:
-                    window.check()
-                    if together.first:
-                        on_sample(state.step)
+                heldout = NOTHING
+                if on_heldout is not None and _due(state.step, options.heldout_every, last):
+                    with progress.aside():
+                        heldout = on_heldout(state.step)
+                if heldout or _due(state.step, options.log_every, last):
+                    progress.record(state.step, learning_rate(options, state.step - 1), heldout)
+                if on_sample is not None and _due(state.step, options.sample_every):
+                    with progress.aside():
+                        if together.first:
+                            on_sample(state.step)
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
                 reason = together.latest(REASONS, interruption.requested or reason)
                 if state.step % options.checkpoint_every == 0 or last or reason != "finished":
-                    window.check()
+                    progress.check()
                     if not state.finite():  # by the last update, whose loss and gradient were
-                        raise _diverged(f"the weights are not finite after step {state.step}")
+                        raise diverged(f"the weights are not finite after step {state.step}")
                     if together.first:
                         saver.save(state)
                     saved = state.step
@@ -177,7 +190,7 @@ def train(
                 and whole
                 and state.step > saved
                 and not isinstance(error, DivergenceError)
-                and window.finite()
+                and progress.finite()
                 and state.finite()
             ):
                 saver.save(state)  # bad data, say: the steps done are not lost
@@ -189,6 +202,11 @@ def train(
 
 REASONS = ("finished", "time limit", *(number.name for number in Interruption.SIGNALS))
 """Why training ends; of several at once the last counts."""
+
+
+def _due(step: int, every: int, last: bool = False) -> bool:
+    """Whether something is done after this step, which is done every so many steps (0: never), or after the last."""
+    return every > 0 and (step % every == 0 or last)
 
 
 def _step(
@@ -219,53 +237,3 @@ def _move(values: Tensor | None, device: torch.device | str) -> Tensor | None:
     if values is None or torch.device(device).type != "cuda":
         return values if values is None else values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
-
-
-class _Window:
-    """Losses since the last record, summed on the device, and the first step at which something was not finite."""
-
-    def __init__(self, device: torch.device | str, together: Processes) -> None:
-        self.together = together
-        self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none
-        self.reset()
-
-    def reset(self) -> None:
-        self.loss = torch.zeros_like(self.first_bad, dtype=torch.float32)
-        self.norm = torch.zeros_like(self.loss)
-        self.count = 0
-        self.since = time.monotonic()
-
-    def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        bad = (self.first_bad == 0) & ~(loss.isfinite() & norm.isfinite())
-        self.first_bad = torch.where(bad, step, self.first_bad)
-        self.loss, self.norm, self.count = self.loss + loss, self.norm + norm, self.count + 1
-
-    def finite(self) -> bool:
-        return int(self.first_bad) == 0
-
-    def check(self) -> None:
-        """Raise DivergenceError if any step since the start was not finite."""
-        if not self.finite():
-            raise _diverged(f"the loss or its gradient is not finite at step {int(self.first_bad)}")
-
-
-def _diverged(what: str) -> DivergenceError:
-    return DivergenceError(
-        f"{what}. Likely causes: a learning rate that is too high (lower training.learning_rate, lengthen "
-        "training.warmup_steps), no gradient clipping (training.grad_clip), the likelihood weighting at small t, or "
-        "bad values in the data. The last checkpoint is from before and is kept"
-    )
-
-
-def _log(window: _Window, step: int, options: TrainOptions, metrics: Metrics, bar: tqdm) -> None:
-    window.check()
-    rate = window.count * options.batch_size / max(time.monotonic() - window.since, 1e-9)
-    loss = float(window.together.mean(window.loss)) / window.count
-    values = {"loss": loss, "grad_norm": float(window.norm) / window.count}
-    if metrics is not None:
-        metrics.log(step, **values, learning_rate=learning_rate(options, step - 1), images_per_second=rate)
-    told = f"loss {loss:.4f}, {rate:.3g} images/s" if rate < 100 else f"loss {loss:.4f}, {rate:.0f} images/s"
-    bar.set_postfix_str(told)
-    if bar.disable and window.together.first:  # no terminal: a line instead of a bar
-        print(f"step {step}/{options.steps}: {told}", flush=True)
-    window.reset()

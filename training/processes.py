@@ -48,13 +48,16 @@ class Processes:
         """Context in which gradients stay with this process; ``model`` is what ``parallel`` gave."""
         return model.net.no_sync() if self.count > 1 else nullcontext()
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean of what each has, on the device of x."""
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of what each has, on the device of x."""
         if self.count > 1:
             x = x.clone()
             distributed.all_reduce(x)
-            x /= self.count
         return x
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of what each has, on the device of x."""
+        return self.total(x) / self.count
 
     def average(self, gradients: Sequence[Tensor]) -> None:
         """Make each of them the mean over the processes, in one message."""

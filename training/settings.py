@@ -42,6 +42,8 @@ AT_LEAST: dict[str, float] = {
     "training.checkpoint_every": 1,
     "training.keep_checkpoints": 1,
     "training.sample_every": 0,
+    "training.heldout_every": 0,
+    "training.heldout_images": 0,
     "training.time_limit": 0,
     "sampling.num_images": 1,
     "sampling.guidance": 0,

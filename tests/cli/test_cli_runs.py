@@ -20,6 +20,7 @@ from data import UniformDequantizer, get_dataset
 from evaluation import ODEEstimator, evaluate_likelihood, generate, image_grid
 from modes.likelihood_settings import likelihood_options
 from modes.sampler_settings import build_sampler
+from training import quantity, training_flops
 
 DIGITS = [
     "--config.model.channels=8",
@@ -286,6 +287,9 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, mo
     parameters = sum(p.numel() for p in model.parameters())
     assert f"mlp of {parameters:,} parameters (" in out
     assert re.search(r"memory: about \d+ MiB: \d+ for weights, .*, \d+ for the activations of a batch", out)
+    weights = 2 * sum(p.numel() for p in model.parameters() if p.ndim == 2)  # each multiplies and adds once
+    assert f"compute: {quantity(8 * training_flops(model, (2,)).total, 'FLOP')} a step; " in out
+    assert f"; for each image {quantity(weights, 'FLOP')} forward and " in out
     assert "12 steps of 8, run folder new" in out
     assert os.listdir() == []
     before = bytes_of(trained)

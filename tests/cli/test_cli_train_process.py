@@ -26,6 +26,8 @@ SHARED = [
     "--config.training.decay=none",
     "--config.training.checkpoint_every=1",
     "--config.training.log_every=1",
+    "--config.training.heldout_every=2",
+    "--config.training.heldout_images=0",
 ]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
@@ -70,6 +72,12 @@ def same_run(one, other):
     for key in ("step", "loss", "grad_norm", "learning_rate"):
         curves = ([line[key] for line in metrics(folder)] for folder in (one, other))
         np.testing.assert_allclose(*curves, rtol=2e-4)
+    heldout = [[line for line in metrics(folder) if "heldout_loss" in line] for folder in (one, other)]
+    assert [line["step"] for line in heldout[0]] == [line["step"] for line in heldout[1]] == [2, 4, 6]
+    for mine, theirs in zip(*heldout, strict=True):
+        names = [name for name in mine if name.startswith("heldout_loss")]
+        assert len(names) == 9
+        np.testing.assert_allclose([mine[n] for n in names], [theirs[n] for n in names], rtol=1e-3)
     (step, first), (other_step, second) = weights(one), weights(other)
     assert step == other_step
     for name, value in first.items():

@@ -79,7 +79,7 @@ class Run:
         """The lines of the metrics file."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
-    def train(self, start=None, *, state=None, on_sample=None, **changes):
+    def train(self, start=None, *, state=None, on_sample=None, on_heldout=None, flops=0, **changes):
         """Train a fresh state, from a checkpoint if one is given; returns (state, reason)."""
         state = state or self.make_state()
         if start is not None:
@@ -87,7 +87,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         options = TrainOptions(**{"steps": 8, "batch_size": 6, **self.options, **changes})
         with Metrics(self.folder, state.step) as metrics:
-            reason = train(state, self.loss, self.dataset, options, self.checkpoints, metrics, on_sample=on_sample)
+            told = {"on_sample": on_sample, "on_heldout": on_heldout, "flops": flops}
+            reason = train(state, self.loss, self.dataset, options, self.checkpoints, metrics, **told)
         return state, reason
 
     def tensors(self, step=None):

@@ -284,6 +284,7 @@ def test_options_are_those_of_the_configuration():
         "log_every": 7,
         "checkpoint_every": 8,
         "sample_every": 9,
+        "heldout_every": 10,
         "time_limit": 1.5,
     }
     config = digits.get_config()

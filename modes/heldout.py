@@ -1,0 +1,61 @@
+"""The loss on held-out data while a run trains."""
+
+from collections.abc import Callable
+
+import torch
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from evaluation import heldout_loss
+from models import ScoreModel
+from modes.run import Run
+from training import Processes, builders
+
+
+def heldout_measure(run: Run, model: ScoreModel, together: Processes) -> Callable[[int], dict[str, float]] | None:
+    """What computes, prints and returns the loss of a model after a step; None where no data are held out.
+
+    It is the loss that is trained (L_simple of a chain: that of uniform times), without augmentation, flips and hidden
+    labels, on the first images of the split that is scored.
+    """
+    config, device = run.config, run.experiment.device
+    settings, scoring = config.training, config.likelihood
+    if not settings.heldout_every:
+        return None
+    if scoring.split == "train":
+        if together.first:
+            print("no loss on held-out data: likelihood.split is train (training.heldout_every=0 leaves out this line)")
+        return None
+    dataset = builders.build_dataset(config, scoring.split)
+
+    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        return model.eps(x, t, y if config.model.conditional else None)
+
+    def measure(step: int) -> dict[str, float]:
+        found = heldout_loss(
+            run.experiment.sde,
+            eps_fn,
+            dataset,
+            num_images=settings.heldout_images,
+            **trained_loss(settings),
+            dequantize=config.data.dequantize,
+            batch_size=scoring.batch_size,
+            seed=scoring.seed,
+            device=device,
+            rank=together.rank,
+            world_size=together.count,
+            total=together.total,
+        )
+        if together.first:
+            with tqdm.external_write_mode():  # the bar goes on below
+                print(f"step {step}: {found}", flush=True)
+        return found.scalars()
+
+    return measure
+
+
+def trained_loss(settings: ConfigDict) -> dict[str, str]:
+    """The weighting and the law of t of the loss that these settings of training ask for."""
+    if settings.loss == "ddpm":
+        return {"weighting": "uniform", "time_law": "uniform"}
+    return {"weighting": settings.weighting, "time_law": "uniform" if settings.importance else settings.time_law}
