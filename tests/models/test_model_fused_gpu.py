@@ -59,7 +59,7 @@ def test_values_and_gradients_by_the_interpreter(problem) -> None:
     """The shapes have widths and sizes that are no powers of two, several blocks of pixels, and one pixel or two."""
     done = subprocess.run(
         [sys.executable, "-c", INTERPRETED, json.dumps(problem)],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": ROOT},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
@@ -117,7 +117,7 @@ for shape in [(2, 24, 9, 7), (3, 64, 40, 40)]:
 def test_sums_by_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SUMS],
-        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": ROOT},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
