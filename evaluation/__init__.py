@@ -1,8 +1,9 @@
-"""Generating many samples, scoring a data set, encoding and decoding, and pictures of what came out."""
+"""Generating many samples, likelihood and loss of a data set, encoding and decoding, and pictures of what came out."""
 
 from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
+from evaluation.heldout import HeldOutLoss, heldout_loss
 from evaluation.interpolate import Interpolation, interpolate, slerp
 from evaluation.likelihood import LikelihoodReport, evaluate_likelihood
 from evaluation.parts import Parts
@@ -15,6 +16,7 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Generated",
+    "HeldOutLoss",
     "Interpolation",
     "LikelihoodReport",
     "ODEEstimator",
@@ -24,6 +26,7 @@ __all__ = [
     "density_picture",
     "evaluate_likelihood",
     "generate",
+    "heldout_loss",
     "image_grid",
     "interpolate",
     "picture",
