@@ -120,4 +120,5 @@ def dry_run(run: Run, scores: bool = False) -> None:
     print(run.config.to_json(indent=2))
     print(description)
     part = run.config.training.batch_size // run.config.training.accumulation
-    print(f"memory: about {estimate_memory(run.experiment.model, run.experiment.dataset.shape, part)}")
+    averages = 1 + len(builders.average_makers(run.config))
+    print(f"memory: about {estimate_memory(run.experiment.model, run.experiment.dataset.shape, part, averages)}")

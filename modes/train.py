@@ -55,6 +55,7 @@ def _train(
     if together.first:
         if start is not None:
             print(f"continuing {folder.path} from step {state.step}")
+        folder.snapshots.remove_after(state.step)
         folder.store_config(config.to_dict())
         for change in changes:
             print(f"changed since this run began: {change}")
@@ -79,4 +80,5 @@ def _train(
             device=experiment.device,
             on_sample=on_sample,
             together=together,
+            snapshots=folder.snapshots,
         )

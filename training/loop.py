@@ -45,6 +45,7 @@ class TrainOptions:
         workers: threads that load data.
         log_every: steps between records.
         checkpoint_every: steps between checkpoints (one more at the end).
+        snapshot_every: steps between snapshots of the averages by power functions; 0 for none.
         sample_every: steps between sample pictures; 0 for none.
         time_limit: minutes after which training saves and stops; 0 for none.
     """
@@ -62,6 +63,7 @@ class TrainOptions:
     workers: int = 0
     log_every: int = 100
     checkpoint_every: int = 1000
+    snapshot_every: int = 0
     sample_every: int = 0
     time_limit: float = 0.0
 
@@ -97,6 +99,7 @@ def train(
     device: torch.device | str = "cpu",
     on_sample: Callable[[int], None] | None = None,
     together: Processes = ALONE,
+    snapshots: Checkpoints | None = None,
 ) -> str:
     """Train from ``state.step`` to ``options.steps``.
 
@@ -114,6 +117,7 @@ def train(
         device: device of the model.
         on_sample: called with the step every ``sample_every`` steps, on the first process.
         together: the processes that share the work; the first one saves.
+        snapshots: where those of ``options.snapshot_every`` are saved.
 
     Returns:
         Why it ended: "finished", "time limit", or the name of a signal.
@@ -144,7 +148,7 @@ def train(
     )
     bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None if together.first else True)
     reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, bar, Saver(checkpoints) as saver:
+    with Interruption() as interruption, bar, Saver(checkpoints, snapshots) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
@@ -164,10 +168,15 @@ def train(
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
                 reason = together.latest(REASONS, interruption.requested or reason)
-                if state.step % options.checkpoint_every == 0 or last or reason != "finished":
+                due = state.step % options.checkpoint_every == 0 or last or reason != "finished"
+                snapshot = options.snapshot_every > 0 and state.step % options.snapshot_every == 0
+                if due or snapshot:
                     window.check()
                     if not state.finite():  # by the last update, whose loss and gradient were
                         raise _diverged(f"the weights are not finite after step {state.step}")
+                if snapshot and together.first:  # before the checkpoint, which vouches for it
+                    saver.snapshot(state)
+                if due:
                     if together.first:
                         saver.save(state)
                     saved = state.step
@@ -219,7 +228,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    state.ema.update(state.model)
+    state.update_averages()
     return total, norm
 
 
