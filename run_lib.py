@@ -3,6 +3,7 @@
 python run_lib.py --mode=train                                   train, sample and score the default: digits
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
+python run_lib.py --mode=average                                 the best of several averages of the weights
 python run_lib.py --mode=interpolate
 python run_lib.py --mode=edit --image=PICTURE --mask=PICTURE            restore, vary or relabel an image
 python run_lib.py --mode=import --source=ddpm-cifar10-32         a run of published weights

@@ -100,6 +100,8 @@ def get_config() -> ConfigDict:
     training.decay = "none"  # none, cosine, linear: to 0 at the last step
     training.grad_clip = 1.0  # largest norm of the gradient; 0: none
     training.ema_decay = 0.9999  # of the averaged weights, which are sampled and scored
+    training.averages = ""  # more averages, kept beside: "0.999", "power:0.05,power:0.1", ... (docs/averages.md)
+    training.ema_snapshot_every = 0  # steps between snapshots of those by power functions, for other widths; 0: none
     training.loss = "continuous"  # continuous (denoising score matching), ddpm (L_simple on a chain)
     training.ddpm_steps = 500  # length of that chain
     training.weighting = "uniform"  # continuous: uniform (DDPM's), likelihood (g^2 on the score's error)
@@ -176,6 +178,10 @@ def get_config() -> ConfigDict:
     likelihood.precision = "float32"  # float32, bfloat16
     likelihood.samples = 32  # elbo: places of the integral for each image; ddpm: transitions
     likelihood.codes = False  # ode: keep the latent codes of the first draw (.npz)
+
+    config.averaging = averaging = ConfigDict()  # its held-out images and their noise are those of likelihood
+    averaging.widths = "0.03,0.05,0.07,0.1,0.14,0.2"  # averages by power functions that snapshots are to give
+    averaging.step = 0  # training step at which; one of a snapshot; 0: that of the checkpoint
 
     config.interpolation = interpolation = ConfigDict()
     interpolation.split = "test"  # of the images

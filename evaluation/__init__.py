@@ -1,5 +1,6 @@
 """Generating many samples, likelihood and loss of a data set, encoding and decoding, and pictures of what came out."""
 
+from evaluation.choose import choose
 from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
@@ -22,6 +23,7 @@ __all__ = [
     "ODEEstimator",
     "Parts",
     "Trajectory",
+    "choose",
     "computing_in",
     "density_picture",
     "evaluate_likelihood",

@@ -5,7 +5,7 @@ from models.adm import ADM
 from models.dequantizer import VariationalDequantizer
 from models.description import Description
 from models.dit import DiT
-from models.ema import EMA
+from models.ema import EMA, Average, PowerEMA, parse_averages, power_std
 from models.lowered import lowered
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
@@ -20,12 +20,16 @@ __all__ = [
     "MLP",
     "MODELS",
     "PRECISIONS",
+    "Average",
     "Description",
     "DiT",
     "NCSNpp",
+    "PowerEMA",
     "ScoreModel",
     "UNet",
     "VariationalDequantizer",
     "lowered",
+    "parse_averages",
+    "power_std",
     "pretrained",
 ]

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from modes.average import average_run
 from modes.dequantizer import train_dequantizer
 from modes.edit import edit_image
 from modes.export_run import export_run
@@ -19,6 +20,7 @@ MODES: dict[str, Callable[[Run], None]] = {
     "train": train_run,
     "sample": sample_run,
     "likelihood": score_run,
+    "average": average_run,
     "interpolate": interpolate_images,
     "edit": edit_image,
     "dequantizer": train_dequantizer,

@@ -6,10 +6,12 @@ import torch
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from evaluation import heldout_loss
+from data import Dataset
+from evaluation import HeldOutLoss, heldout_loss
 from models import ScoreModel
 from modes.run import Run
 from training import Processes, builders
+from training.processes import ALONE
 
 
 def heldout_measure(run: Run, model: ScoreModel, together: Processes) -> Callable[[int], dict[str, float]] | None:
@@ -18,40 +20,46 @@ def heldout_measure(run: Run, model: ScoreModel, together: Processes) -> Callabl
     It is the loss that is trained (L_simple of a chain: that of uniform times), without augmentation, flips and hidden
     labels, on the first images of the split that is scored.
     """
-    config, device = run.config, run.experiment.device
-    settings, scoring = config.training, config.likelihood
+    settings, scoring = run.config.training, run.config.likelihood
     if not settings.heldout_every:
         return None
     if scoring.split == "train":
         if together.first:
             print("no loss on held-out data: likelihood.split is train (training.heldout_every=0 leaves out this line)")
         return None
-    dataset = builders.build_dataset(config, scoring.split)
-
-    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        return model.eps(x, t, y if config.model.conditional else None)
+    dataset = builders.build_dataset(run.config, scoring.split)
 
     def measure(step: int) -> dict[str, float]:
-        found = heldout_loss(
-            run.experiment.sde,
-            eps_fn,
-            dataset,
-            num_images=settings.heldout_images,
-            **trained_loss(settings),
-            dequantize=config.data.dequantize,
-            batch_size=scoring.batch_size,
-            seed=scoring.seed,
-            device=device,
-            rank=together.rank,
-            world_size=together.count,
-            total=together.total,
-        )
+        found = heldout(run, model, dataset, settings.heldout_images, together)
         if together.first:
             with tqdm.external_write_mode():  # the bar goes on below
                 print(f"step {step}: {found}", flush=True)
         return found.scalars()
 
     return measure
+
+
+def heldout(run: Run, model: ScoreModel, dataset: Dataset, num_images: int, together: Processes = ALONE) -> HeldOutLoss:
+    """The loss that is trained, on the first images of a data set; see ``heldout_loss``."""
+    config, scoring = run.config, run.config.likelihood
+
+    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        return model.eps(x, t, y if config.model.conditional else None)
+
+    return heldout_loss(
+        run.experiment.sde,
+        eps_fn,
+        dataset,
+        num_images=num_images,
+        **trained_loss(config.training),
+        dequantize=config.data.dequantize,
+        batch_size=scoring.batch_size,
+        seed=scoring.seed,
+        device=run.experiment.device,
+        rank=together.rank,
+        world_size=together.count,
+        total=together.total if together.count > 1 else None,
+    )
 
 
 def trained_loss(settings: ConfigDict) -> dict[str, str]:

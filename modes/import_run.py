@@ -85,8 +85,10 @@ def import_run(run: Run) -> None:
         raise ValueError(f"{folder.path} holds a run already; give another --workdir")
     state = builders.build_state(run.config, model)
     load_weights(state.model.net, source.trained or source.weights, folder.path)
-    load_weights(state.ema.model.net, source.weights, folder.path)
-    state.step = state.ema.updates = source.step
+    state.step = source.step
+    for average in state.averages.values():
+        load_weights(average.model.net, source.weights, folder.path)
+        average.updates = source.step
     checkpoint = state.save(folder.checkpoints)  # first: one that fails leaves nothing that looks like a run
     folder.store_config(run.config.to_dict())
     print(f"{describe(run)}; step {source.step}: {checkpoint}")

@@ -121,7 +121,8 @@ def dry_run(run: Run, scores: bool = False) -> None:
     print(description)
     training, model, shape = run.config.training, run.experiment.model, run.experiment.dataset.shape
     part = training.batch_size // training.accumulation
-    print(f"memory: about {estimate_memory(model, shape, part)}")
+    averages = 1 + len(builders.average_makers(run.config))
+    print(f"memory: about {estimate_memory(model, shape, part, averages)}")
     flops = training_flops(model, shape)
     print(
         f"compute: {quantity(flops.total * training.batch_size, 'FLOP')} a step; for each image "

@@ -67,6 +67,7 @@ def _train(
     if together.first:
         if start is not None:
             print(f"continuing {folder.path} from step {state.step}")
+        folder.snapshots.remove_after(state.step)
         folder.store_config(config.to_dict())
         for change in changes:
             print(f"changed since this run began: {change}")
@@ -93,4 +94,5 @@ def _train(
             on_heldout=heldout_measure(run, state.ema.model, together),
             flops=training_flops(experiment.model, experiment.dataset.shape).total,
             together=together,
+            snapshots=folder.snapshots,
         )

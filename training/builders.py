@@ -2,13 +2,15 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from ml_collections import ConfigDict
+from torch import nn
 
 from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset
-from models import EMA, MODELS, Description, ScoreModel
+from models import EMA, MODELS, Average, Description, ScoreModel, parse_averages, power_std
 from sde_lib import SDE, SDES, lookup
 from training.gradient import LossFn
 from training.loop import TrainOptions
@@ -128,8 +130,13 @@ def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> S
 
 
 def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
-    """The model with a fresh Adam and moving average."""
+    """The model with a fresh Adam and moving averages.
+
+    Raises:
+        ValueError: training.averages is no list of averages, or has none for the snapshots that are asked for.
+    """
     settings = config.training
+    others = average_makers(config)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -138,7 +145,27 @@ def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    return TrainState(model, optimizer, EMA(model, settings.ema_decay))
+    return TrainState(
+        model, optimizer, EMA(model, settings.ema_decay), {name: make(model) for name, make in others.items()}
+    )
+
+
+def average_makers(config: ConfigDict) -> dict[str, Callable[[nn.Module], Average]]:
+    """Name -> what builds it, of the averages that are kept beside the one of ``training.ema_decay``.
+
+    Raises:
+        ValueError: training.averages is no list of averages, or has none for the snapshots that are asked for.
+    """
+    try:
+        makers = parse_averages(config.training.averages)
+    except ValueError as error:
+        raise ValueError(f"training.averages: {error}") from error
+    if config.training.ema_snapshot_every and not any(power_std(name) is not None for name in makers):
+        raise ValueError(
+            f"training.ema_snapshot_every is {config.training.ema_snapshot_every}, but snapshots are of averages by "
+            "power functions, and training.averages has none; set it to power:0.05,power:0.1"
+        )
+    return makers
 
 
 def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
@@ -189,6 +216,7 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         workers=config.data.workers,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,
+        snapshot_every=settings.ema_snapshot_every,
         sample_every=settings.sample_every,
         heldout_every=settings.heldout_every,
         time_limit=settings.time_limit,

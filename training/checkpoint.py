@@ -22,6 +22,7 @@ from torch import Tensor, nn
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _FOLDER = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(_FOLDER.pattern + r"(?:_[\w.-]+)?")
 
 
 class CheckpointError(RuntimeError):
@@ -83,6 +84,12 @@ class Checkpoints:
             raise faults[0]
         return None, faults
 
+    def remove_after(self, step: int) -> None:
+        """Delete those of later steps, which are to be done anew."""
+        for path in self.list():
+            if step_of(path) > step:
+                shutil.rmtree(path)
+
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged checkpoint, so that it is one no more; returns where it is then."""
         aside = path.with_name(f"damaged_{path.name}")
@@ -115,15 +122,7 @@ class Checkpoints:
         self._remove_leftovers()
         target = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".writing_{target.name}"
-        temporary.mkdir()
-        for name, group in tensors.items():
-            save_file(
-                {key: value.detach().cpu().contiguous() for key, value in group.items()},
-                temporary / f"{name}.safetensors",
-            )
-        (temporary / STATE).write_text(json.dumps(dict(state), indent=2))
-        manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        write_files(temporary, tensors, state)
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
         if target.exists():  # the same step again: only after the new one is on the disk
@@ -144,13 +143,25 @@ class Checkpoints:
             shutil.rmtree(path)
 
 
+def write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Write what a checkpoint holds into a new folder; the arguments are those of ``Checkpoints.save``."""
+    folder.mkdir()
+    for name, group in tensors.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
+        )
+    (folder / STATE).write_text(json.dumps(dict(state), indent=2))
+    manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name.
+    """The step in the name of a checkpoint, step_XXXXXXXX, or of averaged weights, step_XXXXXXXX_NAME.
 
     Raises:
         CheckpointError: the name is not that of a checkpoint.
     """
-    match = _FOLDER.fullmatch(path.name)
+    match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path} is not a checkpoint; give a folder named step_XXXXXXXX")
     return int(match.group(1))

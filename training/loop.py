@@ -37,6 +37,7 @@ class TrainOptions:
         workers: threads that load data.
         log_every: steps between records.
         checkpoint_every: steps between checkpoints (one more at the end).
+        snapshot_every: steps between snapshots of the averages by power functions; 0 for none.
         sample_every: steps between sample pictures; 0 for none.
         heldout_every: steps between evaluations of held-out data (one more at the end); 0 for none.
         time_limit: minutes after which training saves and stops; 0 for none.
@@ -56,6 +57,7 @@ class TrainOptions:
     workers: int = 0
     log_every: int = 100
     checkpoint_every: int = 1000
+    snapshot_every: int = 0
     sample_every: int = 0
     heldout_every: int = 0
     time_limit: float = 0.0
@@ -95,6 +97,7 @@ def train(
     on_heldout: Callable[[int], Mapping[str, float]] | None = None,
     flops: int = 0,
     together: Processes = ALONE,
+    snapshots: Checkpoints | None = None,
 ) -> str:
     """Train from ``state.step`` to ``options.steps``.
 
@@ -114,6 +117,7 @@ def train(
         on_heldout: called with the step every ``heldout_every`` steps, on all processes; what to record, by name.
         flops: operations of training on one sample, for the record; 0 for not known.
         together: the processes that share the work; the first one saves.
+        snapshots: where those of ``options.snapshot_every`` are saved.
 
     Returns:
         Why it ended: "finished", "time limit", or the name of a signal.
@@ -152,7 +156,7 @@ def train(
         time_limit=options.time_limit,
     )
     reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, progress, Saver(checkpoints) as saver:
+    with Interruption() as interruption, progress, Saver(checkpoints, snapshots) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
@@ -175,10 +179,15 @@ def train(
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
                 reason = together.latest(REASONS, interruption.requested or reason)
-                if state.step % options.checkpoint_every == 0 or last or reason != "finished":
+                due = _due(state.step, options.checkpoint_every, last) or reason != "finished"
+                snapshot = _due(state.step, options.snapshot_every)
+                if due or snapshot:
                     progress.check()
                     if not state.finite():  # by the last update, whose loss and gradient were
                         raise diverged(f"the weights are not finite after step {state.step}")
+                if snapshot and together.first:  # before the checkpoint, which vouches for it
+                    saver.snapshot(state)
+                if due:
                     if together.first:
                         saver.save(state)
                     saved = state.step
@@ -228,7 +237,7 @@ def _step(
     loss = gradient(list(zip(x0.chunk(count), labels, draws.chunk(count), strict=True)))
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
     state.optimizer.step()
-    state.ema.update(state.model)
+    state.update_averages()
     return loss, norm
 
 

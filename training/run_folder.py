@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class RunFolder:
     def __init__(self, path: Path | str, keep: int = 2) -> None:
         self.path = Path(os.path.expanduser(path))
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.snapshots = Checkpoints(self.path / "ema_snapshots", keep=sys.maxsize)
+        self.averages = self.path / "averages"
         self.samples = self.path / "samples"
         self.likelihood = self.path / "likelihood"
         self.dequantizer = Checkpoints(self.path / "dequantizer" / "checkpoints", keep=1)

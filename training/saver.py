@@ -1,8 +1,9 @@
-"""Checkpoints written while training goes on."""
+"""Checkpoints, and snapshots of averages, written while training goes on."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ class Saver:
 
     Args:
         checkpoints: where they go.
+        snapshots: where those of averages go.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, snapshots: Checkpoints | None = None) -> None:
         self._checkpoints = checkpoints
+        self._snapshots = snapshots
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -35,15 +38,21 @@ class Saver:
         Raises:
             OSError: the one before could not be written.
         """
+        self._begin(self._checkpoints, state.step, *state.content())
+
+    def snapshot(self, state: TrainState) -> None:
+        """Begin to write a snapshot of the averages that are kept for others, where such are wanted; see ``save``."""
+        if self._snapshots is not None:
+            self._begin(self._snapshots, state.step, *state.snapshot())
+
+    def _begin(self, target: Checkpoints, step: int, tensors: Tensors, values: Mapping[str, Any]) -> None:
         self.wait()
-        tensors, values = state.content()
         copies, event = snapshot(tensors)
-        step = state.step
 
         def write() -> None:
             if event is not None:
                 event.synchronize()
-            self._checkpoints.save(step, copies, values)
+            target.save(step, copies, values)
 
         self._writing = self._pool.submit(write)
 

@@ -1,31 +1,48 @@
 """What training carries from step to step, and how it becomes a checkpoint and back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import EMA, ScoreModel
+from models import Average, ScoreModel, power_std
 from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
 
 
 class TrainState:
-    """A model, its optimizer, its moving average, and the number of finished steps.
+    """A model, its optimizer, its moving averages, and the number of finished steps.
 
     Randomness needs no place here: it is a function of (seed, step, rank).
 
     Args:
         model: the score model.
         optimizer: over the model's parameters.
-        ema: the moving average of the model.
+        ema: the moving average that is sampled and scored.
+        others: name -> average that is kept beside it; all begin at the same step.
+
+    Attributes:
+        averages: name in a checkpoint -> average, ``ema`` and the others.
     """
 
-    def __init__(self, model: ScoreModel, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
+    def __init__(
+        self,
+        model: ScoreModel,
+        optimizer: torch.optim.Optimizer,
+        ema: Average,
+        others: Mapping[str, Average] | None = None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.ema = ema
+        self.averages = {"ema": ema, **(others or {})}
         self.step = 0
+
+    def update_averages(self) -> None:
+        """Move all averages towards the present weights."""
+        for average in self.averages.values():
+            average.update(self.model)
 
     def save(self, checkpoints: Checkpoints) -> Path:
         """Write a checkpoint of the present step."""
@@ -35,23 +52,46 @@ class TrainState:
         """What a checkpoint holds: (file name -> tensors, plain values)."""
         tensors = {
             "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict(),
+            **{name: average.model.state_dict() for name, average in self.averages.items()},
             "optimizer": self._optimizer_tensors(),
         }
-        return tensors, {"step": self.step, "ema_updates": self.ema.updates}
+        return tensors, self._values()
+
+    def snapshot(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """What is kept of a step for averages of other widths: the averages by power functions, and plain values."""
+        averages = {name: average for name, average in self.averages.items() if power_std(name) is not None}
+        return {name: average.model.state_dict() for name, average in averages.items()}, self._values()
+
+    def _values(self) -> dict[str, Any]:
+        return {"step": self.step, "ema_updates": self.ema.updates}
 
     def finite(self) -> bool:
         """Whether all weights, averages and moments are numbers; it waits for a GPU."""
-        weights = [*self.model.parameters(), *self.ema.model.parameters(), *self._optimizer_tensors().values()]
+        averaged = (p for average in self.averages.values() for p in average.model.parameters())
+        weights = [*self.model.parameters(), *averaged, *self._optimizer_tensors().values()]
         return bool(torch.stack([values.isfinite().all().cpu() for values in weights]).all())
 
     def load(self, path: Path) -> None:
         """Restore everything from a checkpoint, or raise CheckpointError."""
         tensors, values = load_checkpoint(path)
+        self._check(tensors, path)
         load_weights(self.model, tensors["model"], path)
-        load_weights(self.ema.model, tensors["ema"], path)
+        for name, average in self.averages.items():
+            load_weights(average.model, tensors[name], path)
+            average.updates = values["ema_updates"]
         self._load_optimizer(tensors["optimizer"], path)
-        self.step, self.ema.updates = values["step"], values["ema_updates"]
+        self.step = values["step"]
+
+    def _check(self, tensors: Mapping[str, Any], path: Path) -> None:
+        """Raise CheckpointError if something of this state is not in the checkpoint."""
+        if "model" not in tensors:
+            raise CheckpointError(f"{path} holds averaged weights only; training goes on from one of RUN/checkpoints")
+        missing = [name for name in self.averages if name not in tensors]
+        if missing:
+            raise CheckpointError(
+                f"checkpoint {path} has no average {missing[0]}, and averages can only begin with a run; leave "
+                "training.averages as it was, or use another --workdir"
+            )
 
     def _names(self) -> list[str]:
         return [name for name, _ in self.model.named_parameters()]

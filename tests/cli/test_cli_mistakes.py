@@ -22,7 +22,7 @@ FLAGS = {
 KEYS = {
     "--config.training.batchsize=3": "unknown key of config.training: 'batchsize'; choose from 'accumulation', ",
     "--config.training.batchsize": "did you mean 'batch_size'?",
-    "--config.trainin.batch_size=3": "unknown key of config: 'trainin'; choose from 'data', ",
+    "--config.trainin.batch_size=3": "unknown key of config: 'trainin'; choose from 'averaging', 'data', ",
     "-config.trainin.batch_size=3": "did you mean 'training'?",
     "--config.=3": "unknown key of config: ''; choose from",
     "--config.training.=3": "unknown key of config.training: ''; choose from",
@@ -146,7 +146,7 @@ BROKEN = {
     "def get_config():\n    return {}['key']\n": "KeyError: 'key'",
     "def get_config():\n    return 5\n": "TypeError: get_config() returned 5; it must return a ConfigDict",
     "def get_config():\n    return {'seed': 5}\n": "it must return a ConfigDict",
-    "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n": "missing config key data",
+    "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n": "missing config key",
     changed_default("c.trainin.steps = 3"): 'Did you mean "training" instead of "trainin"?',
     changed_default("c.seed = 'x'"): "TypeError: Could not override field 'seed'",
     changed_default("c.training.more = 3"): "unknown config key training.more; configs/default.py lists them all",

@@ -106,6 +106,26 @@ def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(train_tog
     assert " python run_lib.py --mode=sample " in logs[0]
 
 
+def test_the_averages_and_their_snapshots_are_those_of_one(train_together, cli, tiny_digits, tmp_path):
+    flags = ["--config.training.averages=0.5,power:0.1", "--config.training.ema_snapshot_every=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    cli(*tiny_digits, *SHARED, *flags, f"--workdir={one}").good()
+    train_together(2, two, *flags)
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("step_*/ema*.safetensors")) for folder in (one, two)
+    ]
+    assert files[0] == files[1]
+    names = {str(path) for path in files[0]}
+    assert {
+        "checkpoints/step_00000004/ema_0.5.safetensors",
+        "ema_snapshots/step_00000002/ema_power_0.1.safetensors",
+    } <= names
+    for file in files[0]:
+        second = load_file(two / file)
+        for name, value in load_file(one / file).items():
+            np.testing.assert_allclose(second[name], value, rtol=1e-3, atol=1e-5)
+
+
 def test_a_checkpoint_of_two_is_taken_up_by_one_and_by_four(train_together, cli, tiny_digits, alone, tmp_path):
     folder = tmp_path / "shared"
     train_together(2, folder, "--config.training.steps=2")

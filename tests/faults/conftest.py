@@ -4,7 +4,7 @@ import functools
 import shutil
 
 import pytest
-from command_line import TINY, run_cli
+from command_line import DIGITS, TINY, run_cli
 from injection import Subject
 
 SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
@@ -14,9 +14,12 @@ ON_DIGITS = {
     "edit": ["--image=3", "--mask=left", "--config.sampling.trajectory=2"],
 }
 """Mode -> arguments, where the mode alone does not show all that it writes."""
+AVERAGES = ["--config.training.averages=power:0.1,power:0.2"]
 TRAINING = [
     *TINY,
     *SCORES,
+    *AVERAGES,
+    "--config.training.ema_snapshot_every=7",
     "--config.training.steps=60",
     "--config.training.sample_every=20",
     "--config.training.keep_checkpoints=100",
@@ -37,7 +40,15 @@ def exported(_trained_digits, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def subject(launcher, tmp_path_factory, _trained_digits, exported):
+def averaged(tmp_path_factory):
+    """A run of images with several averages and snapshots of them."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    run_cli("--mode=train", f"--workdir={folder}", *DIGITS, *AVERAGES, "--config.training.ema_snapshot_every=2").good()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def subject(launcher, tmp_path_factory, _trained_digits, exported, averaged):
     """Mode -> ``Subject``."""
 
     @functools.cache
@@ -47,6 +58,7 @@ def subject(launcher, tmp_path_factory, _trained_digits, exported):
             return Subject(launcher, scratch, None, "--mode=train", *TRAINING)
         if mode == "import":
             return Subject(launcher, scratch, None, "--mode=import", f"--source={exported[1]}")
-        return Subject(launcher, scratch, _trained_digits, f"--mode={mode}", *ON_DIGITS.get(mode, []))
+        base = averaged if mode == "average" else _trained_digits
+        return Subject(launcher, scratch, base, f"--mode={mode}", *ON_DIGITS.get(mode, []))
 
     return of

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import EMA, MLP
+from models import EMA, MLP, PowerEMA, parse_averages, power_std
+from models.posthoc_ema import gamma_of
 
 
 def model():
@@ -108,3 +109,40 @@ def test_another_model_is_refused():
         ema.update(nn.Linear(2, 4))
     with pytest.raises(RuntimeError, match="same number"):
         ema.update(nn.Linear(2, 3, bias=False))
+
+
+# By name
+
+
+def test_averages_by_name():
+    makers = parse_averages(" 0.999, power:0.10,0,power:0.05 ")
+    assert list(makers) == ["ema_0.999", "ema_power_0.1", "ema_0.0", "ema_power_0.05"]
+    assert [power_std(name) for name in makers] == [None, 0.1, None, 0.05]
+    assert power_std("ema") is None
+    net = model()
+    first, second, third, fourth = (make(net) for make in makers.values())
+    assert [type(first), type(second), type(third), type(fourth)] == [EMA, PowerEMA, EMA, PowerEMA]
+    assert (first.decay, third.decay) == (0.999, 0.0)
+    assert (second.gamma, fourth.gamma) == (gamma_of(0.1), gamma_of(0.05))
+    assert parse_averages("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fast", "'fast' is no average; give decays in "),
+        ("1.0", "'1.0' is no average"),
+        ("-0.1", "'-0.1' is no average"),
+        ("nan", "'nan' is no average"),
+        ("0.9,power:", "'power:' is no average"),
+        ("power:0.1:0.2", "'power:0.1:0.2' is no average"),
+        ("std:0.1", "'std:0.1' is no average"),
+        ("power:0", "the width of an average is 0; it must lie in"),
+        ("power:0.5", r"the width of an average is 0\.5; it must lie in"),
+        ("0.9,0.90", r"the average '0\.90' stands twice in '0\.9,0\.90'"),
+        ("power:0.05,power:0.050", "the average 'power:0.050' stands twice"),
+    ],
+)
+def test_texts_that_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_averages(text)

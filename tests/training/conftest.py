@@ -75,6 +75,10 @@ class Run:
         return Checkpoints(self.folder / "checkpoints", self.keep)
 
     @property
+    def snapshots(self):
+        return Checkpoints(self.folder / "ema_snapshots", 100)
+
+    @property
     def metrics(self):
         """The lines of the metrics file."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -87,7 +91,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         options = TrainOptions(**{"steps": 8, "batch_size": 6, **self.options, **changes})
         with Metrics(self.folder, state.step) as metrics:
-            told = {"on_sample": on_sample, "on_heldout": on_heldout, "flops": flops}
+            told = {"snapshots": self.snapshots, "on_sample": on_sample, "on_heldout": on_heldout, "flops": flops}
             reason = train(state, self.loss, self.dataset, options, self.checkpoints, metrics, **told)
         return state, reason
 

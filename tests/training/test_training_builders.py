@@ -189,6 +189,33 @@ def test_the_optimizer_and_the_average_get_their_settings():
         torch.testing.assert_close(parameter, (1 - 0.01 * 0.25) * old)
 
 
+def test_more_averages_get_theirs():
+    config = tiny(training_averages="0.9,power:0.05,power:0.1", training_ema_snapshot_every=7)
+    experiment = builders.build_experiment(config)
+    state = builders.build_state(config, experiment.model)
+    assert list(state.averages) == ["ema", "ema_0.9", "ema_power_0.05", "ema_power_0.1"]
+    assert state.averages["ema"] is state.ema
+    assert [state.averages[name].decay for name in ("ema", "ema_0.9")] == [config.training.ema_decay, 0.9]
+    assert state.averages["ema_power_0.1"].gamma == pytest.approx(6.94, abs=0.005)
+    assert builders.build_options(config, experiment.dataset).snapshot_every == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"averages": "0.9;0.99"}, r"training\.averages: '0\.9;0\.99' is no average"),
+        (
+            {"averages": "0.9", "ema_snapshot_every": 5},
+            r"training\.ema_snapshot_every is 5, but .* training\.averages has none; set it to power:0\.05,power:0\.1",
+        ),
+    ],
+)
+def test_averages_that_make_no_sense(changes, message):
+    config = tiny(**{f"training_{key}": value for key, value in changes.items()})
+    with pytest.raises(ValueError, match=message):
+        builders.build_state(config, builders.build_experiment(config).model)
+
+
 # Losses
 
 

@@ -71,6 +71,13 @@ def test_what_stays_is_weights_gradient_two_moments_and_average(case):
     assert estimate_memory(model, shape, 1).resident == expected
 
 
+def test_every_other_average_takes_as_much_as_the_weights(case):
+    shape, model = case
+    one, four = (estimate_memory(model, shape, 3, averages) for averages in (1, 4))
+    assert four.resident - one.resident == 3 * 4 * sum(p.numel() for p in model.parameters())
+    assert four.activations == one.activations
+
+
 def test_the_model_is_left_as_it_was(case):
     shape, model = case
     model.eval()
@@ -88,5 +95,5 @@ def test_the_model_is_left_as_it_was(case):
 def test_the_text_is_in_mebibytes(case):
     estimate = type(estimate_memory(case[1], case[0], 1))(resident=5 * 2**20, activations=37 * 2**20)
     assert str(estimate) == (
-        "42 MiB: 5 for weights, gradients, optimizer and average, 37 for the activations of a batch in float32"
+        "42 MiB: 5 for weights, gradients, optimizer and averages, 37 for the activations of a batch in float32"
     )

@@ -133,7 +133,7 @@ def test_keys_are_those_of_the_default():
         settings.check(config, plain())
     config = plain()
     config["evaluation"] = {}
-    with pytest.raises(ValueError, match=r"unknown config key evaluation; .*: data, "):
+    with pytest.raises(ValueError, match=r"unknown config key evaluation; .*: averaging, data, "):
         settings.check(config, plain())
 
 
