@@ -3,6 +3,7 @@
 from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
+from evaluation.generate_together import generate_together
 from evaluation.interpolate import Interpolation, interpolate, slerp
 from evaluation.likelihood import LikelihoodReport, evaluate_likelihood
 from evaluation.parts import Parts
@@ -24,6 +25,7 @@ __all__ = [
     "density_picture",
     "evaluate_likelihood",
     "generate",
+    "generate_together",
     "image_grid",
     "interpolate",
     "picture",

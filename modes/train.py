@@ -4,7 +4,8 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from evaluation import picture, save_picture
+from evaluation import Parts, picture, save_picture
+from models import ScoreModel
 from modes.likelihood import score
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
@@ -12,26 +13,28 @@ from training import LossFn, Metrics, Processes, TrainOptions, TrainState, build
 
 
 def train_run(run: Run) -> None:
-    """The main job; of several processes (torchrun) the first one writes, prints, and draws the samples."""
+    """The main job; several processes (torchrun) share all of it, and the first one writes and prints."""
     config, folder = run.config, run.folder
-    state = builders.build_state(config, run.experiment.model)
     options = builders.build_options(config, run.experiment.dataset)
     loss_fn = builders.build_loss(config, run.experiment.sde)
     check_evaluation(run, scores=True)
     changes = folder.changes(config.to_dict())
     with joined(run.rank, run.world_size) as together, locked(folder.path) if together.first else nullcontext():
+        state = builders.build_state(config, run.experiment.model, together)
         reason = _train(run, state, loss_fn, options, together, changes)
+        stopped = reason in ("SIGINT", "SIGTERM")
+        model = state.ema.model if stopped else _averaged(run, state)
     again = run.command("train")
-    if reason in ("SIGINT", "SIGTERM"):
+    if stopped:
         if together.first:
             print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
         return
     if reason == "time limit" and together.first:
         minutes = f"{options.time_limit:g} minutes"
         print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
-    if together.first:
-        sample(run, state.ema.model, f"step {state.step}")
-    score(run, state.ema.model, folder.checkpoint())
+    checkpoint = folder.checkpoint()
+    sample(run, model, checkpoint, f"step {state.step}")
+    score(run, model, checkpoint)
     if not together.first:
         return
     print("next:")
@@ -64,10 +67,17 @@ def _train(
     with Metrics(folder.path, state.step) if together.first else nullcontext() as metrics:
 
         def on_sample(step: int) -> None:
-            pixels = picture(draw(run, state.ema.model).x, experiment.dataset.quantizer)
-            save_picture(pixels, folder.samples / f"step_{step:08d}.png")
-            if metrics is not None:
+            parts = Parts(folder.samples / f".step_{step:08d}")
+            if together.first:
+                parts.remove()  # of another past
+            model = _averaged(run, state)
+            together.told(None)  # from here on they are of this step
+            drawn = draw(run, model, parts)
+            if drawn is not None and metrics is not None:
+                pixels = picture(drawn.x, experiment.dataset.quantizer)
+                save_picture(pixels, folder.samples / f"step_{step:08d}.png")
                 metrics.picture(step, "samples", pixels)
+                parts.remove()
 
         return train(
             state,
@@ -80,3 +90,9 @@ def _train(
             on_sample=on_sample,
             together=together,
         )
+
+
+def _averaged(run: Run, state: TrainState) -> ScoreModel:
+    """The averaged model, all of it on each process, so that each can sample and score what it likes."""
+    device, dataset = run.experiment.device, run.experiment.dataset
+    return state.averaged(lambda: builders.build_model(run.config, dataset, device).to(device))

@@ -12,7 +12,12 @@ from models import EMA, MODELS, Description, ScoreModel
 from sde_lib import SDE, SDES, lookup
 from training.loop import LossFn, TrainOptions
 from training.objective import chain, continuous, training_loss
+from training.processes import ALONE, Processes
+from training.sharding import shard
 from training.state import TrainState
+
+PARALLEL = {"ddp": "each process has all weights", "fsdp": "each process has a share of them"}
+"""How several processes train together."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,13 @@ def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> S
     return describe_model(config, dataset).build(resolve_precision(config.model.precision, device))
 
 
-def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
-    """The model with a fresh Adam and moving average."""
+def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALONE) -> TrainState:
+    """The model with a fresh Adam and moving average, all of them in shares where the processes train by "fsdp"."""
     settings = config.training
+    ema = EMA(model, settings.ema_decay)
+    if settings.parallel == "fsdp" and together.count > 1:
+        shard(model, together.count)
+        shard(ema.model, together.count)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -137,7 +146,7 @@ def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    return TrainState(model, optimizer, EMA(model, settings.ema_decay))
+    return TrainState(model, optimizer, ema)
 
 
 def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
@@ -167,6 +176,7 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
 def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
     """How to train; epochs become steps."""
     settings = config.training
+    lookup(PARALLEL, settings.parallel, "training.parallel")
     if config.data.random_flip and len(dataset.shape) != 3:
         raise ValueError(f"data.random_flip is set, but {dataset.name!r} has no images to flip")
     if (settings.steps > 0) == (settings.epochs > 0):

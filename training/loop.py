@@ -17,6 +17,7 @@ from training.interrupt import Interruption
 from training.metrics import Metrics
 from training.processes import ALONE, Processes
 from training.saver import Saver
+from training.sharding import whole
 from training.state import TrainState
 
 LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
@@ -112,8 +113,8 @@ def train(
         checkpoints: where the state is saved.
         metrics: where the loss is recorded; None for nowhere.
         device: device of the model.
-        on_sample: called with the step every ``sample_every`` steps, on the first process.
-        together: the processes that share the work; the first one saves.
+        on_sample: called with the step every ``sample_every`` steps, on every process.
+        together: the processes that share the work; the first one writes.
 
     Returns:
         Why it ended: "finished", "time limit", or the name of a signal.
@@ -143,40 +144,38 @@ def train(
         workers=options.workers,
     )
     bar = tqdm(total=options.steps, initial=state.step, unit="step", disable=None if together.first else True)
-    reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, bar, Saver(checkpoints) as saver:
+    reason, between = REASONS[0], True  # between: not in the middle of a step
+    with Interruption() as interruption, bar, Saver(checkpoints if together.first else None) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
-                whole = False
+                between = False
                 x0, y = batch.x.to(device), _move(batch.y, device)
                 window.add(state.step + 1, *_step(state, model, loss_fn, x0, y, options, together))
                 state.step += 1
-                whole = True
+                between = True
                 bar.update()
                 last = state.step == options.steps
                 if state.step % options.log_every == 0 or last:
                     _log(window, state.step, options, metrics, bar)
                 if options.sample_every and state.step % options.sample_every == 0 and on_sample is not None:
                     window.check()
-                    if together.first:
-                        on_sample(state.step)
+                    on_sample(state.step)
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
                 reason = together.latest(REASONS, interruption.requested or reason)
                 if state.step % options.checkpoint_every == 0 or last or reason != "finished":
                     window.check()
-                    if not state.finite():  # by the last update, whose loss and gradient were
+                    if not together.all(state.finite()):  # by the last update, whose loss and gradient were
                         raise _diverged(f"the weights are not finite after step {state.step}")
-                    if together.first:
-                        saver.save(state)
+                    saver.save(state)
                     saved = state.step
                 if reason != "finished":
                     break
         except BaseException as error:
             if (
-                together.first
-                and whole
+                between
+                and not state.sharded  # the others are elsewhere, with their shares
                 and state.step > saved
                 and not isinstance(error, DivergenceError)
                 and window.finite()
@@ -216,7 +215,7 @@ def _step(
             loss = loss_fn(model, *part).mean() / parts
             loss.backward()
         total += loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
+    norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf))
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.ema.update(state.model)

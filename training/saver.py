@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import Checkpoints
+from training.sharding import whole
 from training.state import TrainState
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -21,29 +22,33 @@ class Saver:
     Training waits for the copy only, and for an earlier checkpoint that is still being written.
 
     Args:
-        checkpoints: where they go.
+        checkpoints: where they go; None for a process that gives its shares, and writes nothing.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints | None) -> None:
         self._checkpoints = checkpoints
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainState) -> None:
-        """Begin to write a checkpoint of the present step.
+        """Begin to write a checkpoint of the present step; where the state is in shares, all processes must.
 
         Raises:
             OSError: the one before could not be written.
         """
         self.wait()
+        checkpoints, step = self._checkpoints, state.step
         tensors, values = state.content()
+        if checkpoints is None:
+            for share in (share for group in tensors.values() for share in group.values()):
+                whole(share)
+            return
         copies, event = snapshot(tensors)
-        step = state.step
 
         def write() -> None:
             if event is not None:
                 event.synchronize()
-            self._checkpoints.save(step, copies, values)
+            checkpoints.save(step, copies, values)
 
         self._writing = self._pool.submit(write)
 
@@ -70,12 +75,16 @@ class Saver:
 
 
 def snapshot(tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
-    """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them."""
+    """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them.
+
+    Shares are made whole one by one, so that no GPU ever holds all.
+    """
     on_gpu = any(value.is_cuda for group in tensors.values() for value in group.values())
 
     def copy(value: Tensor) -> Tensor:
+        value = whole(value.detach())
         target = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        return target.copy_(value.detach(), non_blocking=True)
+        return target.copy_(value, non_blocking=True)
 
     copies = {name: {key: copy(value) for key, value in group.items()} for name, group in tensors.items()}
     return copies, torch.cuda.current_stream().record_event() if on_gpu else None
