@@ -86,7 +86,7 @@ def work(folder):
         saved = Checkpoints(folder / f"again{count}") if together.first else None
         with Saver(saved) as saver:
             saver.save(state)
-        step(state, rank, count)
+            step(state, rank, count)  # training does not wait until it is written
         with Saver(Checkpoints(folder / f"next{count}") if together.first else None) as saver:
             saver.save(state)
         tensors, _ = state.content()

@@ -4,17 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from models import ScoreModel
-from training.sharding import is_sharded
-
-PATIENCE = timedelta(hours=2)
-"""How long the others wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
+from training.sharding import PATIENCE, is_sharded
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Checkpoints written while training goes on."""
 
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
@@ -9,17 +8,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import Checkpoints
-from training.sharding import whole
+from training.sharding import Collector, Tensors, local
 from training.state import TrainState
-
-Tensors = Mapping[str, Mapping[str, Tensor]]
-"""File name -> name -> tensor."""
 
 
 class Saver:
     """Copies the state at once, and writes the copy in a thread; use it as a context, which ends with all written.
 
-    Training waits for the copy only, and for an earlier checkpoint that is still being written.
+    Training waits for the copy only, and for an earlier checkpoint that is still being written. Of a state in shares
+    each process copies its own, and the first one puts them together in the thread.
 
     Args:
         checkpoints: where they go; None for a process that gives its shares, and writes nothing.
@@ -29,6 +26,7 @@ class Saver:
         self._checkpoints = checkpoints
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._collector: Collector | None = None
 
     def save(self, state: TrainState) -> None:
         """Begin to write a checkpoint of the present step; where the state is in shares, all processes must.
@@ -38,17 +36,20 @@ class Saver:
         """
         self.wait()
         checkpoints, step = self._checkpoints, state.step
-        tensors, values = state.content()
-        if checkpoints is None:
-            for share in (share for group in tensors.values() for share in group.values()):
-                whole(share)
+        if checkpoints is None and not state.sharded:
             return
+        if self._collector is None and state.sharded:
+            self._collector = Collector()
+        collector = self._collector
+        tensors, values = state.content()
         copies, event = snapshot(tensors)
 
         def write() -> None:
             if event is not None:
                 event.synchronize()
-            checkpoints.save(step, copies, values)
+            content = copies if collector is None else collector(tensors, copies)
+            if checkpoints is not None:
+                checkpoints.save(step, content, values)
 
         self._writing = self._pool.submit(write)
 
@@ -77,12 +78,12 @@ class Saver:
 def snapshot(tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
     """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them.
 
-    Shares are made whole one by one, so that no GPU ever holds all.
+    Of shares, those of this process.
     """
     on_gpu = any(value.is_cuda for group in tensors.values() for value in group.values())
 
     def copy(value: Tensor) -> Tensor:
-        value = whole(value.detach())
+        value = local(value.detach())
         target = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
         return target.copy_(value, non_blocking=True)
 

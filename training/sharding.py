@@ -5,13 +5,19 @@ processes as it is scattered to them. Everything else works on shares as it does
 whole that it belongs to (DTensor), so checkpoints hold whole tensors, and know nothing of shares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from models import PRECISIONS, ScoreModel
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""File name -> name -> tensor."""
 
 
 def shard(model: ScoreModel, count: int) -> ScoreModel:
@@ -80,6 +86,43 @@ def whole(value: Tensor) -> Tensor:
 def local(value: Tensor) -> Tensor:
     """The share of this process as a plain tensor; of other tensors all."""
     return value.to_local() if _is_share(value) else value
+
+
+class Collector:
+    """Puts copies of shares together on the first process, on the CPU; all processes must make one, and call it alike.
+
+    It has a group of its own, so that a thread may do it while training goes on.
+    """
+
+    def __init__(self) -> None:
+        self._group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+    def __call__(self, owns: Tensors, copies: Tensors) -> Tensors:
+        """The whole tensors, on the first process.
+
+        Args:
+            owns: the shares.
+            copies: of this process's part of them.
+        """
+        return {
+            name: {
+                key: self._collect(own.shape, copies[name][key]) if _is_share(own) else copies[name][key]
+                for key, own in group.items()
+            }
+            for name, group in owns.items()
+        }
+
+    def _collect(self, shape: torch.Size, part: Tensor) -> Tensor:
+        if distributed.get_rank() > 0:
+            if part.numel():
+                distributed.send(part, 0, group=self._group)
+            return part
+        collected = torch.empty(shape, dtype=part.dtype)
+        first, *others = collected.chunk(distributed.get_world_size())  # as FSDP2 cuts
+        first.copy_(part)
+        for rank, rows in enumerate(others, start=1):
+            distributed.recv(rows, rank, group=self._group)
+        return collected
 
 
 def like(own: Tensor, value: Tensor) -> Tensor:
