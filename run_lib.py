@@ -81,9 +81,10 @@ def build_run(config: ConfigDict) -> Run:
     """Check the configuration, and build what it describes."""
     rank, world_size, local = processes()
     if world_size > 1 and FLAGS.mode not in SHARED:
+        shared = f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
         raise ValueError(
-            f"several processes (torchrun) share the work of --mode={' and '.join(SHARED)} only; start "
-            f"--mode={FLAGS.mode} once, without torchrun"
+            f"several processes (torchrun) share the work of --mode={shared} only; start --mode={FLAGS.mode} once, "
+            "without torchrun"
         )
     if world_size > 1 and "RANK" not in os.environ:  # it would wait for the others for ever
         raise ValueError(f"WORLD_SIZE is {world_size}, but there is no RANK; start with torchrun, or unset WORLD_SIZE")

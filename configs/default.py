@@ -90,6 +90,7 @@ def get_config() -> ConfigDict:
     training.steps = 0  # optimizer steps; 0: by epochs
     training.epochs = 0  # passes over the data; 0: by steps
     training.batch_size = 128  # images in one optimizer step
+    training.parallel = "ddp"  # of several processes each has all weights (ddp), or a share of them (fsdp)
     training.accumulation = 1  # parts into which a batch is cut to save memory
     training.learning_rate = 2e-4  # largest one, of the schedule below
     training.beta1 = 0.9  # Adam

@@ -4,6 +4,7 @@ from evaluation.choose import choose
 from evaluation.editing import relabel, variations
 from evaluation.estimators import BoundEstimator, Estimate, Estimator, ODEEstimator
 from evaluation.generate import Generated, generate
+from evaluation.generate_together import generate_together
 from evaluation.heldout import HeldOutLoss, heldout_loss
 from evaluation.interpolate import Interpolation, interpolate, slerp
 from evaluation.likelihood import LikelihoodReport, evaluate_likelihood
@@ -28,6 +29,7 @@ __all__ = [
     "density_picture",
     "evaluate_likelihood",
     "generate",
+    "generate_together",
     "heldout_loss",
     "image_grid",
     "interpolate",

@@ -14,8 +14,10 @@ from training import Processes, builders
 from training.processes import ALONE
 
 
-def heldout_measure(run: Run, model: ScoreModel, together: Processes) -> Callable[[int], dict[str, float]] | None:
-    """What computes, prints and returns the loss of a model after a step; None where no data are held out.
+def heldout_measure(
+    run: Run, averaged: Callable[[], ScoreModel], together: Processes
+) -> Callable[[int], dict[str, float]] | None:
+    """What computes, prints and returns the loss of the averaged model after a step; None where no data are held out.
 
     It is the loss that is trained (L_simple of a chain: that of uniform times), without augmentation, flips and hidden
     labels, on the first images of the split that is scored.
@@ -30,7 +32,7 @@ def heldout_measure(run: Run, model: ScoreModel, together: Processes) -> Callabl
     dataset = builders.build_dataset(run.config, scoring.split)
 
     def measure(step: int) -> dict[str, float]:
-        found = heldout(run, model, dataset, settings.heldout_images, together)
+        found = heldout(run, averaged(), dataset, settings.heldout_images, together)
         if together.first:
             with tqdm.external_write_mode():  # the bar goes on below
                 print(f"step {step}: {found}", flush=True)

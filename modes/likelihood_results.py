@@ -1,7 +1,5 @@
 """What a likelihood is called on the disk, and what must be known to cite it."""
 
-import hashlib
-import json
 import platform
 import re
 from datetime import UTC, datetime
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from data import Dataset
+from modes.digest import digest
 from modes.likelihood_settings import ddpm_chain, dequantization
 from modes.run import Run
 from training.checkpoint import MANIFEST
@@ -29,7 +28,7 @@ def describe_result(name: str, run: Run, dataset: Dataset, checkpoint: Path) -> 
         "estimate": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": str(checkpoint),
-        "weights": _digest((checkpoint / MANIFEST).read_text(), 16),
+        "weights": digest((checkpoint / MANIFEST).read_text(), 16),
         "process": repr(run.experiment.sde),
         "model": config.model.to_dict(),
         "data": {
@@ -50,7 +49,7 @@ def describe_result(name: str, run: Run, dataset: Dataset, checkpoint: Path) -> 
     if name == "ddpm":
         described["ddpm_steps"] = ddpm_chain(config, run.experiment.sde)
     if kind == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
-        described["dequantizer"] = {"checkpoint": str(newest), "weights": _digest((newest / MANIFEST).read_text(), 16)}
+        described["dequantizer"] = {"checkpoint": str(newest), "weights": digest((newest / MANIFEST).read_text(), 16)}
     return described
 
 
@@ -79,10 +78,5 @@ def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     if dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
         weights.append((newest / MANIFEST).read_text())
     sections = {key: config[key].to_dict() for key in ("data", "sde", "model", "dequantizer")}
-    digest = _digest({"likelihood": own, "weights": weights, **chain, **sections})
-    return label + (f"_{_digest(changed | part)}" if changed | part else ""), f".{label}_{digest}"
-
-
-def _digest(values: Any, size: int = 3) -> str:
-    """Hexadecimal, two digits a byte."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=size).hexdigest()
+    whole = digest({"likelihood": own, "weights": weights, **chain, **sections})
+    return label + (f"_{digest(changed | part)}" if changed | part else ""), f".{label}_{whole}"

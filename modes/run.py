@@ -17,7 +17,7 @@ from modes.sampler_settings import build_sampler
 from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights, quantity, training_flops
 from training.builders import Experiment
 
-SHARED = ("train", "likelihood")
+SHARED = ("train", "sample", "likelihood")
 """Modes whose work several processes may share."""
 
 

@@ -1,11 +1,10 @@
 """From the section ``sampling`` of a configuration to a sampler."""
 
-import hashlib
-import json
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from modes.digest import digest
 from samplers import GRIDS, Sampler, get_sampler, sampler_options
 from sde_lib import SDE
 from training.builders import build_sde
@@ -36,10 +35,9 @@ def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple
     sampling, sampler = config.sampling, build_sampler(config, sde)
     own = {key: sampling[key] for key in (*sampler_options(sampling.sampler), *GUIDANCE)}
     changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]}
-    digest = hashlib.blake2b(json.dumps(changed, sort_keys=True).encode(), digest_size=3).hexdigest()
     general = {key: sampling[key] for key in GENERAL}
     resolved = {"steps": sampler.steps, "grid": sampler.grid, "times": sampler.time_grid(sde).tolist()}
-    return general | own | resolved, f"_{digest}" if changed else ""
+    return general | own | resolved, f"_{digest(changed)}" if changed else ""
 
 
 def unused_settings(config: ConfigDict, default: ConfigDict) -> list[str]:

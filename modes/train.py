@@ -4,7 +4,8 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from evaluation import picture, save_picture
+from evaluation import Parts, picture, save_picture
+from models import ScoreModel
 from modes.heldout import heldout_measure
 from modes.likelihood import score
 from modes.run import Run, check_evaluation, describe
@@ -24,26 +25,29 @@ from training import (
 
 
 def train_run(run: Run) -> None:
-    """The main job; of several processes (torchrun) the first one writes, prints, and draws the samples."""
+    """The main job; several processes (torchrun) share all of it, and the first one writes and prints."""
     config, folder = run.config, run.folder
-    state = builders.build_state(config, run.experiment.model)
     options = builders.build_options(config, run.experiment.dataset)
     loss_fn = builders.build_loss(config, run.experiment.sde)
     check_evaluation(run, scores=True)
     changes = folder.changes(config.to_dict())
+    flops = training_flops(run.experiment.model, run.experiment.dataset.shape).total
     with joined(run.rank, run.world_size) as together, locked(folder.path) if together.first else nullcontext():
-        reason = _train(run, state, loss_fn, options, together, changes)
+        state = builders.build_state(config, run.experiment.model, together)
+        reason = _train(run, state, loss_fn, options, flops, together, changes)
+        stopped = reason in ("SIGINT", "SIGTERM")
+        model = state.ema.model if stopped else _averaged(run, state)
     again = run.command("train")
-    if reason in ("SIGINT", "SIGTERM"):
+    if stopped:
         if together.first:
             print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
         return
     if reason == "time limit" and together.first:
         minutes = f"{options.time_limit:g} minutes"
         print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
-    if together.first:
-        sample(run, state.ema.model, f"step {state.step}")
-    score(run, state.ema.model, folder.checkpoint())
+    checkpoint = folder.checkpoint()
+    sample(run, model, checkpoint, f"step {state.step}")
+    score(run, model, checkpoint)
     if not together.first:
         return
     print("next:")
@@ -56,7 +60,13 @@ def train_run(run: Run) -> None:
 
 
 def _train(
-    run: Run, state: TrainState, loss_fn: LossFn, options: TrainOptions, together: Processes, changes: list[str]
+    run: Run,
+    state: TrainState,
+    loss_fn: LossFn,
+    options: TrainOptions,
+    flops: int,
+    together: Processes,
+    changes: list[str],
 ) -> str:
     """Take up the run where it stands, and train; returns why that ended."""
     config, folder, experiment = run.config, run.folder, run.experiment
@@ -77,10 +87,17 @@ def _train(
     with Metrics(folder.path, state.step) if together.first else nullcontext() as metrics:
 
         def on_sample(step: int) -> None:
-            pixels = picture(draw(run, state.ema.model).x, experiment.dataset.quantizer)
-            save_picture(pixels, folder.samples / f"step_{step:08d}.png")
-            if metrics is not None:
+            parts = Parts(folder.samples / f".step_{step:08d}")
+            if together.first:
+                parts.remove()  # of another past
+            model = _averaged(run, state)
+            together.told(None)  # from here on they are of this step
+            drawn = draw(run, model, parts)
+            if drawn is not None and metrics is not None:
+                pixels = picture(drawn.x, experiment.dataset.quantizer)
+                save_picture(pixels, folder.samples / f"step_{step:08d}.png")
                 metrics.picture(step, "samples", pixels)
+                parts.remove()
 
         return train(
             state,
@@ -91,8 +108,14 @@ def _train(
             metrics,
             device=experiment.device,
             on_sample=on_sample,
-            on_heldout=heldout_measure(run, state.ema.model, together),
-            flops=training_flops(experiment.model, experiment.dataset.shape).total,
+            on_heldout=heldout_measure(run, lambda: _averaged(run, state), together),
+            flops=flops,
             together=together,
             snapshots=folder.snapshots,
         )
+
+
+def _averaged(run: Run, state: TrainState) -> ScoreModel:
+    """The averaged model, all of it on each process, so that each can sample and score what it likes."""
+    device, dataset = run.experiment.device, run.experiment.dataset
+    return state.averaged(lambda: builders.build_model(run.config, dataset, device).to(device))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -220,7 +221,7 @@ def same_weights():
 LAUNCHER = """
 import gc, json, os, sys
 sys.modules["triton"] = None  # it complains of what is frozen
-import sklearn.datasets, sklearn.model_selection, tensorboard, torch._dynamo  # which a run imports on its way
+import sklearn.datasets, sklearn.model_selection, tensorboard, torch._dynamo, torch.distributed.fsdp  # on a run's way
 import run_lib
 gc.freeze()  # else each run would copy all of this in its end
 for line in sys.stdin:
@@ -266,6 +267,14 @@ class Launcher:
         ``before`` is code that the process runs first.
         """
         return self._ask(log=str(log), argv=[str(argument) for argument in arguments], before=before, env=env)
+
+    def start_together(self, logs, *arguments, **options):
+        """As many processes as logs, that find each other; their ids."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = {"WORLD_SIZE": str(len(logs)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [self.start(log, *arguments, RANK=str(rank), **env, **options) for rank, log in enumerate(logs)]
 
     def wait(self, pid):
         """Its exit status; that of a signal is negative."""

@@ -15,7 +15,12 @@ from sde_lib import SDE, SDES, lookup
 from training.gradient import LossFn
 from training.loop import TrainOptions
 from training.objective import chain, continuous, training_loss
+from training.processes import ALONE, Processes
+from training.sharding import shard
 from training.state import TrainState
+
+PARALLEL = {"ddp": "each process has all weights", "fsdp": "each process has a share of them"}
+"""How several processes train together."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,19 @@ def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> S
     return describe_model(config, dataset).build(resolve_precision(config.model.precision, device))
 
 
-def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
-    """The model with a fresh Adam and moving averages.
+def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALONE) -> TrainState:
+    """The model with a fresh Adam and moving averages, all of them in shares where the processes train by "fsdp".
 
     Raises:
         ValueError: training.averages is no list of averages, or has none for the snapshots that are asked for.
     """
     settings = config.training
-    others = average_makers(config)
+    ema = EMA(model, settings.ema_decay)
+    others = {name: make(model) for name, make in average_makers(config).items()}
+    if settings.parallel == "fsdp" and together.count > 1:
+        shard(model, together.count)
+        for average in (ema, *others.values()):
+            shard(average.model, together.count)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,
@@ -145,9 +155,7 @@ def build_state(config: ConfigDict, model: ScoreModel) -> TrainState:
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    return TrainState(
-        model, optimizer, EMA(model, settings.ema_decay), {name: make(model) for name, make in others.items()}
-    )
+    return TrainState(model, optimizer, ema, others)
 
 
 def average_makers(config: ConfigDict) -> dict[str, Callable[[nn.Module], Average]]:
@@ -195,6 +203,7 @@ def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
 def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
     """How to train; epochs become steps."""
     settings = config.training
+    lookup(PARALLEL, settings.parallel, "training.parallel")
     if config.data.random_flip and len(dataset.shape) != 3:
         raise ValueError(f"data.random_flip is set, but {dataset.name!r} has no images to flip")
     if (settings.steps > 0) == (settings.epochs > 0):

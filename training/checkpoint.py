@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.sharding import is_sharded, like
+
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _FOLDER = re.compile(r"step_(\d{8,})")
@@ -204,7 +206,7 @@ def verify(path: Path) -> list[str]:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a module, all of them or none.
+    """Copy weights into a module, all of them or none; into one of shares, the shares.
 
     Raises:
         CheckpointError: a tensor is missing, extra, or of another shape: the checkpoint is of another architecture.
@@ -223,7 +225,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path)
             f"checkpoint {source} is of another architecture: {'; '.join(faults[:3])}{more}. Use the model settings "
             "it was trained with (config.json of its run folder), or another --workdir"
         )
-    module.load_state_dict(dict(weights))
+    module.load_state_dict(
+        {key: like(own[key], value) for key, value in weights.items()} if is_sharded(module) else dict(weights)
+    )
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from data import StepDraws
 from models import ScoreModel, lowered
 from training.processes import ALONE, Processes
+from training.sharding import is_sharded
 
 LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
 """(model, x0: (b, *), labels (b, *) or None, their random numbers) -> losses (b,)."""
@@ -185,12 +186,9 @@ def gradient_of(
         together: the processes that share each batch.
         graph: record a CUDA graph where there is a GPU.
     """
-    on_gpu = next(model.parameters()).is_cuda
-    lean = isinstance(model, ScoreModel) and model.precision == "bfloat16"
-    if lean and (together.count == 1 or (on_gpu and graph)):
-        local: Gradient = LeanGradient(model, loss_fn)
-    elif on_gpu and graph:
-        local = Gradient(model, loss_fn)
-    else:
+    graph = graph and next(model.parameters()).is_cuda
+    if is_sharded(model) or (together.count > 1 and not graph):
         return Gradient(model, loss_fn, together)
-    return ReplayedGradient(local, together) if on_gpu and graph else local
+    lean = isinstance(model, ScoreModel) and model.precision == "bfloat16"
+    gradient = LeanGradient(model, loss_fn) if lean else Gradient(model, loss_fn)
+    return ReplayedGradient(gradient, together) if graph else gradient

@@ -16,6 +16,7 @@ from training.metrics import Metrics
 from training.processes import ALONE, Processes
 from training.progress import NOTHING, DivergenceError, Progress, diverged
 from training.saver import Saver
+from training.sharding import whole
 from training.state import TrainState
 
 
@@ -113,10 +114,10 @@ def train(
         checkpoints: where the state is saved.
         metrics: where the loss is recorded; None for nowhere.
         device: device of the model.
-        on_sample: called with the step every ``sample_every`` steps, on the first process.
-        on_heldout: called with the step every ``heldout_every`` steps, on all processes; what to record, by name.
+        on_sample: called with the step every ``sample_every`` steps, on every process.
+        on_heldout: called with the step every ``heldout_every`` steps, on every process; what to record, by name.
         flops: operations of training on one sample, for the record; 0 for not known.
-        together: the processes that share the work; the first one saves.
+        together: the processes that share the work; the first one writes.
         snapshots: where those of ``options.snapshot_every`` are saved.
 
     Returns:
@@ -155,16 +156,17 @@ def train(
         flops=flops,
         time_limit=options.time_limit,
     )
-    reason, whole = REASONS[0], True  # whole: not in the middle of a step
-    with Interruption() as interruption, progress, Saver(checkpoints, snapshots) as saver:
+    targets = (checkpoints, snapshots) if together.first else (None, None)
+    reason, between = REASONS[0], True  # between: not in the middle of a step
+    with Interruption() as interruption, progress, Saver(*targets) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
-                whole = False
+                between = False
                 x0, y = (_move(values, device) for values in batch)
                 progress.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
                 state.step += 1
-                whole = True
+                between = True
                 last = state.step == options.steps
                 heldout = NOTHING
                 if on_heldout is not None and _due(state.step, options.heldout_every, last):
@@ -174,8 +176,7 @@ def train(
                     progress.record(state.step, learning_rate(options, state.step - 1), heldout)
                 if on_sample is not None and _due(state.step, options.sample_every):
                     with progress.aside():
-                        if together.first:
-                            on_sample(state.step)
+                        on_sample(state.step)
                 if options.time_limit and time.monotonic() - started > 60 * options.time_limit and not last:
                     reason = "time limit"
                 reason = together.latest(REASONS, interruption.requested or reason)
@@ -183,20 +184,19 @@ def train(
                 snapshot = _due(state.step, options.snapshot_every)
                 if due or snapshot:
                     progress.check()
-                    if not state.finite():  # by the last update, whose loss and gradient were
+                    if not together.all(state.finite()):  # by the last update, whose loss and gradient were
                         raise diverged(f"the weights are not finite after step {state.step}")
-                if snapshot and together.first:  # before the checkpoint, which vouches for it
+                if snapshot:  # before the checkpoint, which vouches for it
                     saver.snapshot(state)
                 if due:
-                    if together.first:
-                        saver.save(state)
+                    saver.save(state)
                     saved = state.step
                 if reason != "finished":
                     break
         except BaseException as error:
             if (
-                together.first
-                and whole
+                between
+                and not state.sharded  # the others are elsewhere, with their shares
                 and state.step > saved
                 and not isinstance(error, DivergenceError)
                 and progress.finite()
@@ -235,7 +235,7 @@ def _step(
     count = options.accumulation
     labels = [None] * count if y is None else y.chunk(count)
     loss = gradient(list(zip(x0.chunk(count), labels, draws.chunk(count), strict=True)))
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf)
+    norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf))
     state.optimizer.step()
     state.update_averages()
     return loss, norm

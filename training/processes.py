@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
@@ -12,9 +11,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
 from models import ScoreModel
-
-PATIENCE = timedelta(hours=2)
-"""How long the others wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
+from training.sharding import PATIENCE, is_sharded
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,19 @@ class Processes:
         return self.rank == 0
 
     def parallel(self, model: ScoreModel) -> ScoreModel:
-        """The same model, whose gradients become the mean over the processes (DistributedDataParallel)."""
-        if self.count == 1:
+        """The same model, whose gradients become the mean over the processes; that of shares is so already."""
+        if self.count == 1 or is_sharded(model):
             return model
         device = next(model.parameters()).device
         devices = [device] if device.type == "cuda" else None
         return model.around(DistributedDataParallel(model.net, device_ids=devices, gradient_as_bucket_view=True))
 
     def apart(self, model: ScoreModel) -> AbstractContextManager[None]:
-        """Context in which gradients stay with this process; ``model`` is what ``parallel`` gave."""
-        return model.net.no_sync() if self.count > 1 else nullcontext()
+        """Context in which gradients may stay with this process; ``model`` is what ``parallel`` gave.
+
+        Those of shares do not: they would take the memory of the whole network.
+        """
+        return nullcontext() if self.count == 1 or is_sharded(model) else model.net.no_sync()
 
     def total(self, x: Tensor) -> Tensor:
         """The sum of what each has, on the device of x."""
@@ -74,6 +74,10 @@ class Processes:
         number = torch.tensor(words.index(word))
         distributed.all_reduce(number, distributed.ReduceOp.MAX)
         return words[int(number)]
+
+    def all(self, fact: bool) -> bool:
+        """Whether it is so for each of them."""
+        return self.latest(("yes", "no"), "yes" if fact else "no") == "yes"
 
     def told(self, word: str | None) -> str | None:
         """What the first one says."""

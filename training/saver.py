@@ -10,49 +10,57 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import Checkpoints
+from training.sharding import Collector, Tensors, local
 from training.state import TrainState
-
-Tensors = Mapping[str, Mapping[str, Tensor]]
-"""File name -> name -> tensor."""
 
 
 class Saver:
     """Copies the state at once, and writes the copy in a thread; use it as a context, which ends with all written.
 
-    Training waits for the copy only, and for an earlier checkpoint that is still being written.
+    Training waits for the copy only, and for an earlier checkpoint that is still being written. Of a state in shares
+    each process copies its own, and the first one puts them together in the thread.
 
     Args:
-        checkpoints: where they go.
-        snapshots: where those of averages go.
+        checkpoints: where they go; None for a process that gives its shares, and writes nothing.
+        snapshots: where those of averages go, likewise.
     """
 
-    def __init__(self, checkpoints: Checkpoints, snapshots: Checkpoints | None = None) -> None:
+    def __init__(self, checkpoints: Checkpoints | None, snapshots: Checkpoints | None = None) -> None:
         self._checkpoints = checkpoints
         self._snapshots = snapshots
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._collector: Collector | None = None
 
     def save(self, state: TrainState) -> None:
-        """Begin to write a checkpoint of the present step.
+        """Begin to write a checkpoint of the present step; where the state is in shares, all processes must.
 
         Raises:
             OSError: the one before could not be written.
         """
-        self._begin(self._checkpoints, state.step, *state.content())
+        self._begin(self._checkpoints, state, *state.content())
 
     def snapshot(self, state: TrainState) -> None:
-        """Begin to write a snapshot of the averages that are kept for others, where such are wanted; see ``save``."""
-        if self._snapshots is not None:
-            self._begin(self._snapshots, state.step, *state.snapshot())
+        """Begin to write a snapshot of the averages that are kept for others; see ``save``."""
+        self._begin(self._snapshots, state, *state.snapshot())
 
-    def _begin(self, target: Checkpoints, step: int, tensors: Tensors, values: Mapping[str, Any]) -> None:
+    def _begin(
+        self, target: Checkpoints | None, state: TrainState, tensors: Tensors, values: Mapping[str, Any]
+    ) -> None:
         self.wait()
+        if target is None and not state.sharded:
+            return
+        if self._collector is None and state.sharded:
+            self._collector = Collector()
+        collector, step = self._collector, state.step
         copies, event = snapshot(tensors)
 
         def write() -> None:
             if event is not None:
                 event.synchronize()
-            target.save(step, copies, values)
+            content = copies if collector is None else collector(tensors, copies)
+            if target is not None:
+                target.save(step, content, values)
 
         self._writing = self._pool.submit(write)
 
@@ -79,12 +87,16 @@ class Saver:
 
 
 def snapshot(tensors: Tensors) -> tuple[Tensors, torch.cuda.Event | None]:
-    """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them."""
+    """Copies on the CPU; those from a GPU are there when the event has come, and no later work changes them.
+
+    Of shares, those of this process.
+    """
     on_gpu = any(value.is_cuda for group in tensors.values() for value in group.values())
 
     def copy(value: Tensor) -> Tensor:
+        value = local(value.detach())
         target = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        return target.copy_(value.detach(), non_blocking=True)
+        return target.copy_(value, non_blocking=True)
 
     copies = {name: {key: copy(value) for key, value in group.items()} for name, group in tensors.items()}
     return copies, torch.cuda.current_stream().record_event() if on_gpu else None

@@ -1,6 +1,6 @@
 """What training carries from step to step, and how it becomes a checkpoint and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models import Average, ScoreModel, power_std
 from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
+from training.sharding import is_sharded, like, local, whole
 
 
 class TrainState:
@@ -66,10 +67,28 @@ class TrainState:
         return {"step": self.step, "ema_updates": self.ema.updates}
 
     def finite(self) -> bool:
-        """Whether all weights, averages and moments are numbers; it waits for a GPU."""
+        """Whether all weights, averages and moments are numbers (of shares, those here); it waits for a GPU."""
         averaged = (p for average in self.averages.values() for p in average.model.parameters())
         weights = [*self.model.parameters(), *averaged, *self._optimizer_tensors().values()]
-        return bool(torch.stack([values.isfinite().all().cpu() for values in weights]).all())
+        return bool(torch.stack([local(values).isfinite().all().cpu() for values in weights]).all())
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process has a share of it only."""
+        return is_sharded(self.model)
+
+    def averaged(self, blank: Callable[[], ScoreModel]) -> ScoreModel:
+        """The averaged model, ready for use; all processes must call it.
+
+        Args:
+            blank: makes a model for the weights, where those here are shares.
+        """
+        if not self.sharded:
+            return self.ema.model
+        model = blank().eval().requires_grad_(False)
+        for target, share in zip(model.state_dict().values(), self.ema.model.state_dict().values(), strict=True):
+            target.copy_(whole(share))
+        return model
 
     def load(self, path: Path) -> None:
         """Restore everything from a checkpoint, or raise CheckpointError."""
@@ -113,6 +132,6 @@ class TrainState:
                 )
             own = weights[parameter]
             if value.shape == own.shape:  # laid out like the weight, as the fused optimizer takes for granted
-                value = torch.empty_like(own).copy_(value)
+                value = like(own.detach(), value)
             moments.setdefault(index[parameter], {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})

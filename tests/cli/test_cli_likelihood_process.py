@@ -122,7 +122,7 @@ def test_each_process_computes_its_share(cli, digits, whole, monkeypatch, first)
     assert values(digits) == values(whole)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in run_lib.MODES if mode not in ("train", "likelihood")])
+@pytest.mark.parametrize("mode", [mode for mode in run_lib.MODES if mode not in run_lib.SHARED])
 def test_other_modes_are_for_one_process(cli, digits, monkeypatch, bytes_of, mode):
     before = bytes_of(digits)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -130,7 +130,7 @@ def test_other_modes_are_for_one_process(cli, digits, monkeypatch, bytes_of, mod
         cli(f"--mode={mode}", f"--workdir={digits}")
         .fault()
         .startswith(
-            "several processes (torchrun) share the work of --mode=train and likelihood only; start "
+            "several processes (torchrun) share the work of --mode=train, sample and likelihood only; start "
             f"--mode={mode} once, without torchrun"
         )
     )

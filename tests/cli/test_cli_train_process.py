@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 import run_lib
@@ -28,7 +28,11 @@ SHARED = [
     "--config.training.log_every=1",
     "--config.training.heldout_every=2",
     "--config.training.heldout_images=0",
+    "--config.training.sample_every=6",
+    "--config.sampling.num_images=5",
+    "--config.sampling.batch_size=2",
 ]
+FSDP = "--config.training.parallel=fsdp"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
@@ -37,13 +41,8 @@ def start_together(launcher, tmp_path, tiny_digits):
     """Start processes of one run that find each other; returns their ids, and their logs."""
 
     def start(count, folder, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         logs = [tmp_path / f"{folder.name}-{rank}.log" for rank in range(count)]
-        env = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        flags = [*tiny_digits, *SHARED, f"--workdir={folder}", *arguments]
-        return [launcher.start(log, *flags, RANK=str(rank), **env) for rank, log in enumerate(logs)], logs
+        return launcher.start_together(logs, *tiny_digits, *SHARED, f"--workdir={folder}", *arguments), logs
 
     return start
 
@@ -84,6 +83,8 @@ def same_run(one, other):
         np.testing.assert_allclose(second[name], value, rtol=1e-3, atol=1e-5)
     images = [np.load(next((folder / "samples").glob("*.npz")))["samples"].astype(int) for folder in (one, other)]
     assert abs(images[0] - images[1]).max() <= 1
+    pictures = [np.asarray(Image.open(folder / "samples/step_00000006.png")).astype(int) for folder in (one, other)]
+    assert abs(pictures[0] - pictures[1]).max() <= 1
     reports = [next((folder / "likelihood").glob("*ode*.json")).read_text() for folder in (one, other)]
     np.testing.assert_allclose(*(json.loads(text)["values"] for text in reports), rtol=1e-3)
 
@@ -96,14 +97,18 @@ def alone(cli, tiny_digits, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(train_together, alone, tmp_path, count):
-    logs = train_together(count, tmp_path / "shared", "--config.training.steps=6")
+@pytest.mark.parametrize(("count", "parallel"), [(2, "ddp"), (4, "ddp"), (2, "fsdp")])
+def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(
+    train_together, alone, tmp_path, bytes_of, count, parallel
+):
+    flags = ["--config.training.steps=6", f"--config.training.parallel={parallel}"]
+    logs = train_together(count, tmp_path / "shared", *flags)
+    assert bytes_of(tmp_path / "shared" / "samples").keys() == bytes_of(alone / "samples").keys()
     same_run(tmp_path / "shared", alone)
     assert f"6 steps of 8, shared by {count} processes" in logs[0]
     assert all(log == "" for log in logs[1:])
     assert f" torchrun --nproc-per-node={count} run_lib.py --mode=likelihood " in logs[0]
-    assert " python run_lib.py --mode=sample " in logs[0]
+    assert f" torchrun --nproc-per-node={count} run_lib.py --mode=sample " in logs[0]
 
 
 def test_the_averages_and_their_snapshots_are_those_of_one(train_together, cli, tiny_digits, tmp_path):
@@ -135,8 +140,22 @@ def test_a_checkpoint_of_two_is_taken_up_by_one_and_by_four(train_together, cli,
         path.unlink()
     for path in (folder / "likelihood").glob("step_0000000[24]*"):
         path.unlink()
-    cli(*tiny_digits, "--mode=sample", f"--workdir={folder}", "--config.model.dropout=0.0", *SHARED[2:5]).good()
+    cli(*tiny_digits, "--mode=sample", f"--workdir={folder}", *SHARED[1:]).good()
     same_run(folder, alone)
+
+
+def test_shares_of_two_are_taken_up_by_one_and_by_three(train_together, cli, tiny_digits, tmp_path):
+    """The weights of each of two are half of them; those of three a third, and of one all."""
+    folder, whole = tmp_path / "shared", tmp_path / "whole"
+    flags = ["--config.training.batch_size=12", "--config.likelihood.num_images=1"]
+    cli(*tiny_digits, *SHARED, *flags, f"--workdir={whole}", "--config.training.steps=6").good()
+    train_together(2, folder, *flags, FSDP, "--config.training.steps=2")
+    cli(*tiny_digits, *SHARED, *flags, f"--workdir={folder}", "--config.training.steps=4").good()
+    (log, *_) = train_together(3, folder, *flags, FSDP, "--config.training.steps=6")
+    assert f"continuing {folder} from step 4\n" in log
+    for path in (folder / "likelihood").glob("step_0000000[24]*"):
+        path.unlink()
+    same_run(folder, whole)
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step(start_together, launcher, tmp_path, steps_of):
@@ -158,7 +177,8 @@ def children(pid):
 @pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs /proc")
 def test_torchrun_starts_all_again_when_one_dies(train_together, tiny_digits, tmp_path, steps_of, same_weights):
     folder, whole = tmp_path / "shared", tmp_path / "whole"
-    arguments = [*tiny_digits, *SHARED, f"--workdir={folder}", "--config.training.steps=40"]
+    steps = ["--config.training.steps=40", "--config.training.sample_every=0"]
+    arguments = [*tiny_digits, *SHARED, f"--workdir={folder}", *steps]
     process = subprocess.Popen(
         [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", str(ROOT / "run_lib.py"), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -174,7 +194,7 @@ def test_torchrun_starts_all_again_when_one_dies(train_together, tiny_digits, tm
     assert process.returncode == 0, log
     assert "continuing" in log
     assert steps_of(folder) == list(range(1, 41))
-    train_together(2, whole, "--config.training.steps=40")
+    train_together(2, whole, *steps)
     same_weights(folder, whole)
 
 
