@@ -248,11 +248,13 @@ def show(folder: Path) -> None:
         cells = [record["name"], f"{record['seconds'] / 60:.1f}", f"{record['step']}", f"{images}"]
         cells += [f"{mark['loss']:.4f} ± {mark['std_error']:.4f}", *(f"{value:.4f}" for value in mark["bins"])]
         row([*cells, f"{mark['bits_per_dim']:.3f} ± {mark['bits_error']:.3f}" if "bits_per_dim" in mark else ""])
-    print("\nHeld-out loss after each quarter of the time\n")
-    row(["", "1/4", "2/4", "3/4", "4/4"])
-    row(["---"] * 5)
+    print("\nHeld-out loss after each quarter of the time, and of what was added later\n")
+    most = max(len(record["marks"]) for record in records)
+    row(["", *(str(number + 1) for number in range(most))])
+    row(["---"] * (1 + most))
     for record in records:
-        row([record["name"], *(f"{mark['loss']:.4f}" for mark in record["marks"])])
+        cells = [f"{mark['loss']:.4f}" for mark in record["marks"]]
+        row([record["name"], *cells, *[""] * (most - len(cells))])
 
 
 if __name__ == "__main__":
