@@ -1,19 +1,25 @@
-"""Files that are whole or absent, whatever becomes of the process that writes them."""
+"""Files that are whole or absent, whatever becomes of the process that writes them, and whoever else does."""
 
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+HERE = f".writing_{socket.gethostname()}_"
+"""How the names of this machine's drafts begin; the number of the process, and what it writes, follow."""
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write a file (or a folder) to; in the end it is flushed to the disk, and takes the name ``path``.
 
-    Before that, or if the writing fails, what was at ``path`` is as it was.
+    Before that, or if the writing fails, what was at ``path`` is as it was. Of several processes that write it at once
+    each has a draft of its own, and the last one's stays.
 
     Args:
         path: of the file; its folder is made.
@@ -21,20 +27,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; see ``writing``.
     """
-    draft = path.with_name(f".writing_{path.name}")
+    scratch = path.with_name(f"{HERE}{os.getpid()}_{path.name}")
+    draft = scratch / path.name
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(draft)
+            _remove_leftovers(path)
+            scratch.mkdir()
             yield draft
             for part in (*draft.rglob("*"), draft):
                 _sync(part)
-            if draft.is_dir() and path.is_dir():
-                shutil.rmtree(path)
+            if draft.is_dir() and path.is_dir():  # a folder replaces none but an empty one
+                path.rename(scratch / f"before_{path.name}")
             draft.replace(path)
     finally:
-        with suppress(OSError):
-            _remove(draft)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -52,11 +59,25 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _remove_leftovers(path: Path) -> None:
+    """Remove drafts of ``path`` whose processes, of this machine, were killed."""
+    name = re.compile(re.escape(HERE) + r"(\d+)_" + re.escape(path.name))
+    for scratch in path.parent.glob(f"{HERE}*"):
+        match = name.fullmatch(scratch.name)
+        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether there is a process of that number; on Windows, where asking would end it, that is taken for granted."""
+    try:
+        if os.name == "posix":
+            os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _sync(path: Path) -> None:

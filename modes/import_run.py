@@ -1,5 +1,6 @@
 """Make a run folder of the weights of another project, for every other mode to work on."""
 
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -7,7 +8,7 @@ from ml_collections import ConfigDict
 from models import Description
 from models.pretrained import FORMATS, Pretrained, read
 from modes.run import Run, describe
-from training import builders, load_weights
+from training import builders, load_weights, locked
 from training.checkpoint import step_of
 
 AUGMENT = 0.12
@@ -77,9 +78,21 @@ def import_run(run: Run) -> None:
     Raises:
         ValueError: the folder holds a run already.
     """
-    folder, source, model = run.folder, run.source, run.experiment.model
-    if source is None:
+    if run.source is None:
         raise ValueError("there are no weights to import")
+    with locked(run.folder.path):
+        checkpoint = _write(run, run.source)
+    print(f"{describe(run)}; step {run.source.step}: {checkpoint}")
+    print("next:")
+    print(f"  {run.command('sample')}")
+    data = "" if len(run.experiment.dataset) else " --config.data.name=folder --config.data.root=FOLDER"
+    print(f"  {run.command('likelihood')}{data}")
+    print(f"  {run.command('train')}{data} --config.training.steps={run.source.step + 10_000}   # trains on")
+
+
+def _write(run: Run, source: Pretrained) -> Path:
+    """The checkpoint, and then the configuration."""
+    folder, model = run.folder, run.experiment.model
     steps = [step_of(path) for path in folder.checkpoints.list()]
     if folder.config_path.exists() or steps not in ([], [source.step]):  # its own step: an import that was cut off
         raise ValueError(f"{folder.path} holds a run already; give another --workdir")
@@ -91,9 +104,4 @@ def import_run(run: Run) -> None:
         average.updates = source.step
     checkpoint = state.save(folder.checkpoints)  # first: one that fails leaves nothing that looks like a run
     folder.store_config(run.config.to_dict())
-    print(f"{describe(run)}; step {source.step}: {checkpoint}")
-    print("next:")
-    print(f"  {run.command('sample')}")
-    data = "" if len(run.experiment.dataset) else " --config.data.name=folder --config.data.root=FOLDER"
-    print(f"  {run.command('likelihood')}{data}")
-    print(f"  {run.command('train')}{data} --config.training.steps={source.step + 10_000}   # trains on")
+    return checkpoint

@@ -1,5 +1,6 @@
 """Score held-out data with a trained run: bits/dim by the ODE, by the SDE's bound, by DDPM's bound."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,22 @@ from data import (
     UniformDequantizer,
     whole_file,
 )
-from evaluation import BoundEstimator, Estimator, ODEEstimator, Parts, computing_in, evaluate_likelihood
+from evaluation import (
+    BoundEstimator,
+    Estimator,
+    LikelihoodReport,
+    ODEEstimator,
+    Parts,
+    computing_in,
+    evaluate_likelihood,
+)
 from models import ScoreModel
 from modes.dequantizer_settings import trained_dequantizer
 from modes.likelihood_results import describe_result, name_result
 from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options, warn_of_dequantization
 from modes.run import Run, check_evaluation
 from sde_lib import METHODS
-from training import builders
+from training import builders, locked
 
 
 def score_run(run: Run) -> None:
@@ -53,15 +62,43 @@ def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
 
 
 def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoint: Path) -> None:
-    """Evaluate one estimate, keep its results, and print them."""
-    settings = run.config.likelihood
-    estimator = build_estimator(name, run, model, dataset)
+    """Evaluate one estimate, keep its results, and print them; a second call at the same time is refused."""
     label, kept = name_result(name, run, checkpoint)
-    provenance = describe_result(name, run, dataset, checkpoint)  # a training may remove the checkpoint meanwhile
+    path = run.folder.likelihood / f"{label}.json"
     parts = Parts(run.folder.likelihood / kept)
+    with locked(parts.folder) if run.rank == 0 else nullcontext():  # the first to end removes the parts
+        result = _evaluate(name, run, model, dataset, checkpoint, parts)
+        if result is None:
+            return
+        report, codes, provenance = result
+        if codes is not None:
+            with whole_file(path.with_suffix(".npz")) as draft:
+                np.savez_compressed(draft, codes=codes)
+        report.save(path, **provenance)
+        parts.remove()
+    print(
+        f"{name}: {report} of the split {run.config.likelihood.split!r}, {report.nfe} network evaluations, "
+        f"{report.seconds:.0f} s: {path}",
+        flush=True,
+    )
+    if "check" in provenance:
+        check = provenance["check"]
+        print(
+            f"check: {check['how']} ({check['nfe']} evaluations) the mean of the first {check['images']} moves by "
+            f"{check['mean_change']:+.1e} bits/dim, and no image by more than {check['largest_change']:.1e}",
+            flush=True,
+        )
+
+
+def _evaluate(
+    name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoint: Path, parts: Parts
+) -> tuple[LikelihoodReport, np.ndarray | None, dict[str, Any]] | None:
+    """The report, latent codes where they are asked for, and all else to be known; None but in the first process."""
+    settings = run.config.likelihood
+    provenance = describe_result(name, run, dataset, checkpoint)  # a training may remove the checkpoint meanwhile
     shared = {"batch_size": settings.batch_size, "seed": settings.seed, "device": run.experiment.device}
     result = evaluate_likelihood(
-        estimator,
+        build_estimator(name, run, model, dataset),
         dataset,
         num_images=settings.num_images,
         repeats=settings.repeats,
@@ -73,7 +110,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
         **shared,
     )
     if result is None:
-        return
+        return None
     report, codes = result
     if settings.check and name == "ode":
         finer, how = _finer(settings)
@@ -83,24 +120,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
         )
         if again is not None:
             provenance["check"] = {"how": how, **_compare(report.values, again[0].values, again[0].nfe)}
-    path = run.folder.likelihood / f"{label}.json"
-    if codes is not None:
-        with whole_file(path.with_suffix(".npz")) as draft:
-            np.savez_compressed(draft, codes=codes)
-    report.save(path, **provenance)
-    parts.remove()
-    print(
-        f"{name}: {report} of the split {settings.split!r}, {report.nfe} network evaluations, "
-        f"{report.seconds:.0f} s: {path}",
-        flush=True,
-    )
-    if "check" in provenance:
-        check = provenance["check"]
-        print(
-            f"check: {check['how']} ({check['nfe']} evaluations) the mean of the first {check['images']} moves by "
-            f"{check['mean_change']:+.1e} bits/dim, and no image by more than {check['largest_change']:.1e}",
-            flush=True,
-        )
+    return report, codes, provenance
 
 
 def build_estimator(name: str, run: Run, model: ScoreModel, dataset: Dataset, **changes: float) -> Estimator:

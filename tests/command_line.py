@@ -289,9 +289,14 @@ class Launcher:
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
+def state(pid):
+    """A letter: T for a process that is stopped, Z (zombie) for one that has ended and is not waited for."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def alive(pid):
-    """Whether the process runs (one that has ended, but is not waited for, is a zombie: state Z)."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    """Whether the process runs."""
+    return state(pid) != "Z"
 
 
 @pytest.fixture(scope="session")

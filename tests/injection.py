@@ -10,9 +10,31 @@ import shutil
 import time
 from pathlib import Path
 
-COUNT = 20 if os.environ.get("SCORE_SDE_FAULTS") == "long" else 2
-"""Moments at which a fault is injected into each mode."""
-VOLATILE = re.compile(r'"(images_per_second|flops_per_second|seconds_to_go|seconds|date)": [^,\n}]*')
+from command_line import TINY
+
+STEPS = 30
+SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
+AVERAGES = ["--config.training.averages=power:0.1,power:0.2"]
+TRAINING = [
+    *TINY,
+    *SCORES,
+    *AVERAGES,
+    "--config.training.ema_snapshot_every=7",
+    "--config.likelihood.method=euler",
+    "--config.likelihood.steps=3",
+    "--config.data.name=arrays",
+    "--config.data.workers=2",
+    f"--config.training.steps={STEPS}",
+    "--config.training.sample_every=10",
+    "--config.training.keep_checkpoints=100",
+]
+"""Arguments of a training that writes all that a training can write, and reads points from a file in threads."""
+LONG = os.environ.get("SCORE_SDE_FAULTS") == "long"
+MANY, SOME = (20, 5) if LONG else (1, 1)
+"""Times that a fault is injected."""
+LASTING = ("train", "sample", "likelihood")
+"""Modes that run for hours or days, into which it is injected ``MANY`` times."""
+VOLATILE = re.compile(rb'"(images_per_second|flops_per_second|seconds_to_go|seconds|date)": [^,\n}]*')
 HOOK = """
 import errno, os, signal, sys
 
@@ -32,10 +54,17 @@ DIE = "if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)"
 REFUSE = "if left[0] <= 0: raise OSError(errno.{0}, os.strerror(errno.{0}), path)"
 
 
-def moments(seed, count=COUNT):
-    """Shares of a duration, one at random in each of ``count`` equal parts."""
-    rng = random.Random(seed)
+def moments(what, mode=None):
+    """Shares of a duration at which a fault is injected: one at random in each of ``MANY`` or ``SOME`` equal parts."""
+    rng, count = random.Random(f"{what} {mode}"), MANY if mode in LASTING else SOME
     return [(part + rng.random()) / count for part in range(count)]
+
+
+def choices(what, of):
+    """Some of these without end, each about as often as any other, in an order that is random."""
+    rng = random.Random(what)
+    while True:
+        yield from rng.sample(of, len(of))
 
 
 def contents(folder):
@@ -43,11 +72,16 @@ def contents(folder):
 
     def content(path):
         if path.suffix in (".json", ".jsonl"):
-            return VOLATILE.sub("", path.read_text())
+            return VOLATILE.sub(b"", path.read_bytes())
         return path.read_bytes()
 
     paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "tensorboard" not in path.parts)
     return {path.relative_to(folder).as_posix(): content(path) for path in paths}
+
+
+def whole_ones(folder):
+    """``contents`` without drafts, locks, and parts of a result."""
+    return {name: content for name, content in contents(folder).items() if "/." not in f"/{name}"}
 
 
 def newest_step(folder):
@@ -62,13 +96,14 @@ class Subject:
         folder: of the run.
         before: contents of the run before.
         after: likewise afterwards.
+        printed: its output.
         seconds: that it takes.
         operations: on files of the run, that change something.
     """
 
     def __init__(self, launcher, scratch, base, *arguments):
         self.launcher, self.base, self.arguments = launcher, base, [*arguments, f"--workdir={scratch / 'run'}"]
-        self.folder, self.log, self._tally = (scratch / name for name in ("run", "log", "tally"))
+        self.folder, self.log, self._tally, self._done = (scratch / name for name in ("run", "log", "tally", "done"))
         self.renew()
         self.before = contents(self.folder)
         started = time.monotonic()
@@ -76,23 +111,50 @@ class Subject:
         self.seconds = time.monotonic() - started
         self.operations = self._tally.stat().st_size
         self.after = contents(self.folder)
+        shutil.copytree(self.folder, self._done)
+        self.printed = self.log.read_text()
 
-    def renew(self):
-        """Make the run what it was before."""
+    def renew(self, done=False):
+        """Make the run what it was before, or afterwards."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.base is not None:
-            shutil.copytree(self.base, self.folder)
+        if (base := self._done if done else self.base) is not None:
+            shutil.copytree(base, self.folder)
 
-    def start(self, *more, before="", at_operation=None, fault="pass"):
+    def start(self, *more, before="", at_operation=None, fault="pass", log=None, **env):
         """Its process id; ``fault`` happens at the file operation of that number (the first is 1)."""
         if at_operation is not None:
             names = {"folder": str(self.folder), "tally": str(self._tally)}
             before += HOOK.format(number=at_operation, fault=fault, **names)
-        return self.launcher.start(self.log, *self.arguments, *more, before=before)
+        return self.launcher.start(log or self.log, *self.arguments, *more, before=before, **env)
 
     def wait(self, pid):
         """Its exit status; that of a signal is negative."""
         return self.launcher.wait(pid)
+
+    def strike(self, share, number):
+        """Start afresh, and send a signal at that share of its time; returns its exit status.
+
+        Where it had ended by itself, again, now that its time is known better.
+        """
+        while True:
+            self.renew()
+            started, pid = time.time(), self.start()
+            time.sleep(share * self.seconds)
+            os.kill(pid, number)
+            status = self.wait(pid)
+            if status or "stopped by" in self.log.read_text():
+                return status
+            assert contents(self.folder) == self.after  # the signal came too late
+            self.seconds = min(self.seconds, self.log.stat().st_mtime - started)  # the last that it said
+
+    def fault(self, status, log=None):
+        """The one line in which it says what kept it from going on."""
+        log = (log or self.log).read_text()
+        assert status == 1, log
+        assert "Traceback" not in log
+        (line,) = (line for line in log.splitlines() if line.startswith("error: "))
+        assert log.endswith(f"{line}\n")
+        return line
 
     def check_no_part_is_taken_for_the_whole(self, but="/"):
         """Every file that can be seen is as before, or as it will be; records are a beginning; nothing is lost.
@@ -104,7 +166,7 @@ class Subject:
             if any(part.startswith(".") for part in Path(name).parts) or name.startswith(but):
                 continue
             if name.endswith(".jsonl"):
-                assert self.after[name].startswith(content[: content.rfind("\n") + 1])
+                assert self.after[name].startswith(content[: content.rfind(b"\n") + 1])
             else:
                 assert content in (self.before.get(name), self.after.get(name)), name
         assert self.before.keys() <= found.keys()

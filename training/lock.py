@@ -1,4 +1,4 @@
-"""One training at a time in a run folder."""
+"""One process at a time in a folder."""
 
 import os
 import socket
@@ -26,11 +26,11 @@ def locked(folder: Path) -> Iterator[None]:
         if not _take(file, path):
             file.seek(0)
             raise ValueError(
-                f"{folder} is in use by another training ({file.read() or 'a process that has just begun'}): wait for "
-                "it to end, stop it, or use another --workdir"
+                f"{folder} is in use already ({file.read() or 'by a process that has just begun'}): wait for it to "
+                "end, stop it, or use another --workdir"
             )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(f"by process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         try:
             yield

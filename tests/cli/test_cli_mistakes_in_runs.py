@@ -128,37 +128,6 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-10])
 
 
-DAMAGE = {
-    "truncated": (lambda run: truncate(newest(run) / "ema.safetensors"), "ema.safetensors has "),
-    "missing": (lambda run: (newest(run) / "model.safetensors").unlink(), "model.safetensors is missing"),
-    "no manifest": (lambda run: (newest(run) / "manifest.json").unlink(), "manifest.json is missing"),
-    "broken manifest": (lambda run: truncate(newest(run) / "manifest.json"), "manifest.json is not readable"),
-}
-
-
-@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_the_newest_checkpoint_is_damaged(cli, trained, bytes_of, tmp_path, same_weights, damage, message):
-    """The one before is taken, and said; training from there ends with the same bits."""
-    whole = shutil.copytree(trained, tmp_path / "whole")
-    damage(trained)
-    before = bytes_of(trained / "checkpoints")
-    for mode in ("sample", "likelihood"):
-        out = cli(f"--mode={mode}", f"--workdir={trained}").good()
-        assert out.startswith(f"step_00000012 is damaged, and passed over: {message}")
-        assert f"using the averaged weights of {trained}/checkpoints/step_00000010" in out
-        assert bytes_of(trained / "checkpoints") == before
-    out = cli("--mode=train", f"--workdir={trained}").good()
-    assert out.startswith(f"step_00000012 is damaged: {message}")
-    aside = trained / "checkpoints" / "damaged_step_00000012"
-    assert f"It is kept as {aside}, and left aside" in out
-    assert f"continuing {trained} from step 10" in out
-    assert bytes_of(aside) == {
-        name.removeprefix("step_00000012/"): content for name, content in before.items() if "step_00000012" in name
-    }
-    shutil.rmtree(aside)
-    same_weights(trained, whole)
-
-
 def test_a_damaged_checkpoint_that_was_asked_for_and_one_that_is_alone(cli, trained, bytes_of):
     truncate(newest(trained) / "ema.safetensors")
     before = bytes_of(trained)

@@ -132,7 +132,7 @@ def test_two_runs_in_one_folder_are_refused_and_a_dead_one_is_no_hindrance(tmp_p
     pid = launcher.start(log, *arguments, ENDLESS, "--config.training.checkpoint_every=1")
     wait_for(lambda: newest_step(run) > 0, lambda: alive(pid))
     fault = cli(*arguments).fault()
-    assert fault.startswith(f"{run} is in use by another training (process {pid} on ")
+    assert fault.startswith(f"{run} is in use already (by process {pid} on ")
     assert "wait for it to end, stop it, or use another --workdir" in fault
     before = newest_step(run)
     wait_for(lambda: newest_step(run) > before, lambda: alive(pid))  # it goes on undisturbed

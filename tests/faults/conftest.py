@@ -3,27 +3,17 @@
 import functools
 import shutil
 
+import numpy as np
 import pytest
-from command_line import DIGITS, TINY, run_cli
-from injection import Subject
+from command_line import DIGITS, run_cli
+from injection import AVERAGES, SCORES, TRAINING, Subject
 
-SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
 ON_DIGITS = {
-    "sample": ["--config.sampling.num_images=4", "--config.sampling.steps=20", "--config.sampling.trajectory=3"],
+    "sample": ["--config.sampling.num_images=4", "--config.sampling.steps=12", "--config.sampling.trajectory=3"],
     "likelihood": [*SCORES, "--config.likelihood.estimate=all", "--config.likelihood.codes=True"],
     "edit": ["--image=3", "--mask=left", "--config.sampling.trajectory=2"],
 }
 """Mode -> arguments, where the mode alone does not show all that it writes."""
-AVERAGES = ["--config.training.averages=power:0.1,power:0.2"]
-TRAINING = [
-    *TINY,
-    *SCORES,
-    *AVERAGES,
-    "--config.training.ema_snapshot_every=7",
-    "--config.training.steps=60",
-    "--config.training.sample_every=20",
-    "--config.training.keep_checkpoints=100",
-]
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +45,9 @@ def subject(launcher, tmp_path_factory, _trained_digits, exported, averaged):
     def of(mode):
         scratch = tmp_path_factory.mktemp(mode)
         if mode == "train":
-            return Subject(launcher, scratch, None, "--mode=train", *TRAINING)
+            np.save(scratch / "points.npy", np.random.default_rng(0).normal(size=(110, 2)).astype(np.float32))
+            root = f"--config.data.root={scratch / 'points.npy'}"
+            return Subject(launcher, scratch, None, "--mode=train", *TRAINING, root)
         if mode == "import":
             return Subject(launcher, scratch, None, "--mode=import", f"--source={exported[1]}")
         base = averaged if mode == "average" else _trained_digits

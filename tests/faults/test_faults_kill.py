@@ -1,34 +1,35 @@
 """SIGKILL at random moments, and between any two file operations: each mode goes on to the bits of a run in one go."""
 
-import os
 import signal
-import time
 
 import pytest
-from injection import COUNT, DIE, moments
+from injection import DIE, LASTING, LONG, moments
 
 import run_lib
 
 pytestmark = pytest.mark.faults
 
 
+def check(run):
+    run.check_no_part_is_taken_for_the_whole()
+    run.check_it_goes_on()
+
+
+@pytest.mark.parametrize("mode", run_lib.MODES if LONG else LASTING)
+def test_at_random_moments(subject, mode, record_property):
+    run, times = subject(mode), moments("kill", mode)
+    for share in times:
+        assert run.strike(share, signal.SIGKILL) == -signal.SIGKILL
+        check(run)
+    record_property("SIGKILL", f"{mode}: {len(times)} at random moments")
+
+
 @pytest.mark.parametrize("mode", run_lib.MODES)
-def test_killed_it_goes_on_to_the_same_bits(subject, mode, record_property):
-    run, killed = subject(mode), 0
-    for share in moments(mode):
-        run.renew()
-        pid = run.start()
-        time.sleep(share * run.seconds)
-        os.kill(pid, signal.SIGKILL)
-        killed += run.wait(pid) == -signal.SIGKILL
-        run.check_no_part_is_taken_for_the_whole()
-        run.check_it_goes_on()
-    assert killed
-    operations = moments(f"{mode} files", max(1, COUNT // 2))
-    for share in operations:
+def test_between_two_file_operations(subject, mode, record_property):
+    run, times = subject(mode), moments("kill at an operation", mode)
+    for share in times:
         run.renew()
         pid = run.start(at_operation=1 + int(share * run.operations), fault=DIE)
         assert run.wait(pid) == -signal.SIGKILL
-        run.check_no_part_is_taken_for_the_whole()
-        run.check_it_goes_on()
-    record_property("SIGKILL", killed + len(operations))
+        check(run)
+    record_property("SIGKILL", f"{mode}: {len(times)} between two file operations")
