@@ -108,7 +108,8 @@ class PathNoise(Noise):
         """prior_std times the start of each image."""
         if len(self.seeds) != shape[0]:
             raise ValueError(f"noise for {len(self.seeds)} images, but {shape[0]} samples were asked for")
-        z = normal(self.seeds.to(device or "cpu"), shape[1:], (_START,))
+        self.seeds = self.seeds.to(device or "cpu")  # now, so that no later step waits for it
+        z = normal(self.seeds, shape[1:], (_START,))
         return sde.prior_std * z.to(dtype or torch.get_default_dtype())
 
     def between(self, x: Tensor, high: float, low: float) -> Tensor:

@@ -75,9 +75,9 @@ def _plain(
     scale: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
-    h = norm(x if added is None else x + _pixelwise(added))
-    h = h if scale is None else (1 + _pixelwise(scale)) * h
-    h = h if shift is None else h + _pixelwise(shift)
+    h = norm(x if added is None else x + _pixelwise(added).to(x.dtype))
+    h = h if scale is None else (1 + _pixelwise(scale)).to(h.dtype) * h
+    h = h if shift is None else h + _pixelwise(shift).to(h.dtype)
     return functional.silu(h)
 
 
