@@ -4,7 +4,7 @@ A value of None (a placeholder) means "the natural choice", which the comment na
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def get_config() -> ConfigDict:
@@ -89,9 +89,10 @@ def get_config() -> ConfigDict:
     config.training = training = ConfigDict()
     training.steps = 0  # optimizer steps; 0: by epochs
     training.epochs = 0  # passes over the data; 0: by steps
-    training.batch_size = 128  # images in one optimizer step
+    training.batch_size = FieldReference(128, object)  # images in one optimizer step; auto: a power of two that fits
     training.parallel = "ddp"  # of several processes each has all weights (ddp), or a share of them (fsdp)
-    training.accumulation = 1  # parts into which a batch is cut to save memory
+    training.accumulation = FieldReference(1, object)  # parts of a batch, to save memory; auto: as few as fit
+    training.checkpointing = False  # keep the inputs of blocks alone, and compute again (docs/memory.md)
     training.learning_rate = 2e-4  # largest one, of the schedule below
     training.beta1 = 0.9  # Adam
     training.beta2 = 0.999  # Adam
@@ -118,7 +119,7 @@ def get_config() -> ConfigDict:
     training.heldout_every = 5000  # steps between losses on held-out data (likelihood.split); 0: none
     training.heldout_images = 512  # first images of the split on which it is computed; 0: all
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
-    training.cuda_graph = True  # on a GPU, record the gradient as a CUDA graph: one launch in place of some thousands
+    training.cuda_graph = True  # on a GPU without checkpointing: the gradient as one CUDA graph, launched at once
 
     config.sampling = sampling = ConfigDict()
     sampling.labels = ""  # "3", "3,5", "Smiling=1,Male=0"; "none": without; "": in turns (docs/guidance.md)

@@ -2,6 +2,7 @@
 
 from models import pretrained
 from models.adm import ADM
+from models.checkpointing import recompute_blocks
 from models.dequantizer import VariationalDequantizer
 from models.description import Description
 from models.dit import DiT
@@ -32,4 +33,5 @@ __all__ = [
     "parse_averages",
     "power_std",
     "pretrained",
+    "recompute_blocks",
 ]

@@ -11,9 +11,10 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpointing import Block
 from models.fused.norm_silu import norm_silu
 from models.fused.residual import residual, unbiased
-from models.layers import Concatenate, ConditionEmbedding, Conditions, SelfAttention, sinusoidal_embedding, zero
+from models.layers import ConditionEmbedding, Conditions, SelfAttention, concatenate, sinusoidal_embedding, zero
 from models.resample import Resample
 
 
@@ -22,7 +23,7 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
-class ADMBlock(nn.Module):
+class ADMBlock(Block):
     """shortcut(x) + conv(drop(act((1 + scale) norm(conv(resample(act(norm(x))))) + shift))).
 
     Args:
@@ -69,7 +70,7 @@ class ADMBlock(nn.Module):
         return residual(self.resample(x), self.shortcut, h, self.conv2)
 
 
-class Change(nn.Module):
+class Change(Block):
     """A change of resolution between blocks: a strided convolution, or nearest and a convolution."""
 
     def __init__(self, direction: str, channels: int) -> None:
@@ -194,7 +195,7 @@ class ADM(nn.Module):
             skips.append(x)
         x = _run(self.middle, x, embedding)
         for parts in self.decoder:
-            x = _run(parts, Concatenate.apply(x, skips.pop()), embedding)
+            x = _run(parts, concatenate(x, skips.pop()), embedding)
         return self.head(norm_silu(x, self.norm))
 
 

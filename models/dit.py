@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpointing import Block
 from models.layers import ConditionEmbedding, Conditions, sinusoidal_embedding, zero
 
 FREQUENCIES = 256
@@ -53,7 +54,7 @@ class Attention(nn.Module):
         return self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class DiTBlock(nn.Module):
+class DiTBlock(Block):
     """Adaptive layer norm (adaLN-Zero): x <- x + gate f((1 + scale) norm(x) + shift), f attention and then an MLP.
 
     Shifts, scales and gates are linear in act(embedding) and start at zero, so a new block is the identity.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpointing import Block
 from models.fused.norm_silu import norm_silu, normalise
 from models.fused.residual import residual, unbiased
 
@@ -170,28 +171,33 @@ class ConditionEmbedding(nn.Module):
         return torch.cat([y == 1, y == 0], 1)
 
 
-class Concatenate(torch.autograd.Function):
-    """Channels of two images side by side; gradients come back as images of their own.
+def concatenate(x: Tensor, skip: Tensor) -> Tensor:
+    """Channels of two images side by side, (B, C, H, W), (B, C', H, W) -> (B, C + C', H, W)."""
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return torch.cat([x, skip], 1) if transformed else _Concatenate.apply(x, skip)
+
+
+class _Concatenate(torch.autograd.Function):
+    """Gradients come back as images of their own.
 
     Those of torch.cat are views into one image, which everything that uses them would copy anew.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
-        """(B, C, H, W), (B, C', H, W) -> (B, C + C', H, W)."""
         ctx.channels = x.shape[1]
         return torch.cat([x, skip], 1)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """The two parts."""
         parts = dy[:, : ctx.channels], dy[:, ctx.channels :]
-        if torch._C._functorch.is_functorch_wrapped_tensor(dy):
+        functorch = torch._C._functorch
+        if functorch.is_functorch_wrapped_tensor(dy) or functorch.is_legacy_batchedtensor(dy):
             return parts
         return tuple(part.contiguous(memory_format=torch.channels_last) for part in parts)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Block):
     """x + conv(drop(act(norm(conv(act(norm(x))) + embedding)))), DDPM's block (arXiv 2006.11239, appendix B).
 
     With ``resample`` it is BigGAN's (arXiv 1809.11096), which changes the resolution on both branches. The second
@@ -238,7 +244,7 @@ class ResidualBlock(nn.Module):
         return residual(self.resample(x), self.shortcut, h, self.conv2, self.scale)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Block):
     """x + proj(attention(norm(x))) over the pixels (arXiv 1706.03762); the projection starts at zero.
 
     Args:
@@ -296,7 +302,7 @@ class Downsample(nn.Module):
         return self.conv(x if self.conv.padding[0] else functional.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
+class Upsample(Block):
     """Nearest-neighbour resize to a given size, then a convolution."""
 
     def __init__(self, channels: int) -> None:

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpointing import Block
 from models.layers import ConditionEmbedding, Conditions, zero
 
 
@@ -49,7 +50,7 @@ class MLP(nn.Module):
         return self.head(functional.silu(self.norm(h)))
 
 
-class _Block(nn.Module):
+class _Block(Block):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fused.norm_silu import norm_silu
-from models.layers import Concatenate, ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, zero
+from models.layers import ConditionEmbedding, Conditions, ResidualBlock, SelfAttention, concatenate, zero
 from models.ncsnpp_layers import ConvUp, FourierEmbedding, conv_down
 from models.resample import Resample
 from sde_lib import lookup, match_dims
@@ -224,7 +224,7 @@ class NCSNpp(nn.Module):
         layers, pyramid = self.decoder, None
         for level in reversed(range(self.levels)):
             for number in range(self.res_blocks + 1):
-                h = layers[f"{level}_block{number}"](Concatenate.apply(h, skips.pop()), embedding)
+                h = layers[f"{level}_block{number}"](concatenate(h, skips.pop()), embedding)
             if f"{level}_attention" in layers:
                 h = layers[f"{level}_attention"](h)
             if f"{level}_image" in layers:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpointing import Block
 from models.resample import FIRDownConv, Resample
 
 
@@ -35,7 +36,7 @@ class ConvDown(nn.Module):
         return self.conv(functional.pad(x, (0, 1, 0, 1)))
 
 
-class ConvUp(nn.Module):
+class ConvUp(Block):
     """Double the resolution, then a 3x3 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[float] | None = None) -> None:

@@ -9,9 +9,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from models.checkpointing import Block
 from models.fused.norm_silu import norm_silu
 from models.layers import (
-    Concatenate,
     ConditionEmbedding,
     Conditions,
     Downsample,
@@ -21,6 +21,7 @@ from models.layers import (
     StepEmbedding,
     Upsample,
     common_groups,
+    concatenate,
     group_norm,
     sinusoidal_embedding,
     zero,
@@ -34,7 +35,7 @@ EMBEDDINGS = {
 }
 
 
-class Stage(nn.Module):
+class Stage(Block):
     """A residual block, followed by self-attention where the resolution asks for it."""
 
     def __init__(
@@ -182,5 +183,5 @@ class UNet(nn.Module):
                 height, width = skips[-1].shape[2:]
                 x = layer(x, (height, width))
             else:
-                x = layer(Concatenate.apply(x, skips.pop()), embedding)
+                x = layer(concatenate(x, skips.pop()), embedding)
         return self.head(norm_silu(x, self.norm))

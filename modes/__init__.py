@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from modes.average import average_run
 from modes.dequantizer import train_dequantizer
+from modes.dry_run import dry_run
 from modes.edit import edit_image
 from modes.export_run import export_run
 from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
 from modes.likelihood import score_run
-from modes.run import SHARED, Run, check_evaluation, describe, dry_run
+from modes.run import SHARED, Run, check_evaluation, describe
 from modes.sample import sample_run
 from modes.train import train_run
 

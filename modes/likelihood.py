@@ -31,6 +31,7 @@ from models import ScoreModel
 from modes.dequantizer_settings import trained_dequantizer
 from modes.likelihood_results import describe_result, name_result
 from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options, warn_of_dequantization
+from modes.out_of_memory import passing_memory
 from modes.run import Run, check_evaluation
 from sde_lib import METHODS
 from training import builders, locked
@@ -49,7 +50,7 @@ def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
     dataset = builders.build_dataset(run.config, settings.split)
     if run.rank == 0 and dataset.quantizer is not None:
         warn_of_dequantization(run.config)
-    with computing_in(model, settings.precision):
+    with computing_in(model, settings.precision), passing_memory(run, model, "likelihood"):
         for name in ESTIMATES[settings.estimate]:
             if name == "ddpm" and settings.estimate == "all":
                 try:

@@ -14,8 +14,9 @@ from modes.dequantizer_settings import trained_dequantizer
 from modes.labels import guided, sample_labels
 from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
-from training import RunFolder, builders, estimate_memory, load_checkpoint, load_weights, quantity, training_flops
+from training import RunFolder, builders, load_checkpoint, load_weights
 from training.builders import Experiment
+from training.settings import AUTO
 
 SHARED = ("train", "sample", "likelihood")
 """Modes whose work several processes may share."""
@@ -98,7 +99,8 @@ def describe(run: Run) -> str:
     """One line: what is trained on what, how long, and where it goes."""
     model, dataset = run.experiment.model, run.experiment.dataset
     parameters = sum(p.numel() for p in model.parameters())
-    if len(dataset):
+    sizes = run.config.training
+    if len(dataset) and AUTO not in (sizes.batch_size, sizes.accumulation):
         options = builders.build_options(run.config, dataset)
         data = f"{len(dataset)} training samples of {dataset.name} {dataset.shape}"
         length = f"{options.steps} steps of {options.batch_size}, "
@@ -109,22 +111,4 @@ def describe(run: Run) -> str:
     return (
         f"{run.config.model.name} of {parameters:,} parameters ({model.precision}, {run.experiment.device}), "
         f"{data}, {run.experiment.sde!r}, {length}run folder {run.folder.path}"
-    )
-
-
-def dry_run(run: Run, scores: bool = False) -> None:
-    """Show what would run, and write nothing."""
-    builders.build_loss(run.config, run.experiment.sde)
-    check_evaluation(run, scores=scores, data=scores)
-    description = describe(run)
-    print(run.config.to_json(indent=2))
-    print(description)
-    training, model, shape = run.config.training, run.experiment.model, run.experiment.dataset.shape
-    part = training.batch_size // training.accumulation
-    averages = 1 + len(builders.average_makers(run.config))
-    print(f"memory: about {estimate_memory(model, shape, part, averages)}")
-    flops = training_flops(model, shape)
-    print(
-        f"compute: {quantity(flops.total * training.batch_size, 'FLOP')} a step; for each image "
-        f"{quantity(flops.forward, 'FLOP')} forward and {quantity(flops.backward, 'FLOP')} backward"
     )

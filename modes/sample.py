@@ -11,6 +11,7 @@ from evaluation import Generated, Parts, Trajectory, generate, generate_together
 from models import ScoreModel
 from modes.digest import digest
 from modes.labels import guided, sample_labels
+from modes.out_of_memory import passing_memory
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler, sampler_settings, unused_settings
 from samplers import Progress
@@ -75,6 +76,13 @@ def draw(
         parts: where finished batches are kept, if there is more than one.
         on_step: sees the steps of each batch that is drawn here, and of the first one in any case.
     """
+    with passing_memory(run, model, "sampling"):
+        return _draw(run, model, parts, on_step)
+
+
+def _draw(
+    run: Run, model: ScoreModel, parts: Parts, on_step: Callable[[int, Progress], None] | None
+) -> Generated | None:
     sampling, experiment = run.config.sampling, run.experiment
     sampler = build_sampler(run.config, experiment.sde)
     score_fn = guided(run.config, experiment.sde, model)

@@ -8,6 +8,8 @@ from evaluation import Parts, picture, save_picture
 from models import ScoreModel
 from modes.heldout import heldout_measure
 from modes.likelihood import score
+from modes.memory import memory_lines, plan_training
+from modes.out_of_memory import training_memory
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
 from training import (
@@ -27,16 +29,20 @@ from training import (
 def train_run(run: Run) -> None:
     """The main job; several processes (torchrun) share all of it, and the first one writes and prints."""
     config, folder = run.config, run.folder
-    options = builders.build_options(config, run.experiment.dataset)
     loss_fn = builders.build_loss(config, run.experiment.sde)
     check_evaluation(run, scores=True)
-    changes = folder.changes(config.to_dict())
     flops = training_flops(run.experiment.model, run.experiment.dataset.shape).total
-    with joined(run.rank, run.world_size) as together, locked(folder.path) if together.first else nullcontext():
-        state = builders.build_state(config, run.experiment.model, together)
-        reason = _train(run, state, loss_fn, options, flops, together, changes)
-        stopped = reason in ("SIGINT", "SIGTERM")
-        model = state.ema.model if stopped else _averaged(run, state)
+    with joined(run.rank, run.world_size) as together:
+        budget = plan_training(run, together)
+        options = builders.build_options(config, run.experiment.dataset)
+        words = [f"changed since this run began: {change}" for change in folder.changes(config.to_dict())]
+        words += [describe(run), *memory_lines(run, budget)] if together.first else []
+        with locked(folder.path) if together.first else nullcontext():
+            state = builders.build_state(config, run.experiment.model, together)
+            with training_memory(run, budget, lambda: state.step):
+                reason = _train(run, state, loss_fn, options, flops, together, words)
+            stopped = reason in ("SIGINT", "SIGTERM")
+            model = state.ema.model if stopped else _averaged(run, state)
     again = run.command("train")
     if stopped:
         if together.first:
@@ -66,7 +72,7 @@ def _train(
     options: TrainOptions,
     flops: int,
     together: Processes,
-    changes: list[str],
+    words: list[str],
 ) -> str:
     """Take up the run where it stands, and train; returns why that ended."""
     config, folder, experiment = run.config, run.folder, run.experiment
@@ -79,9 +85,7 @@ def _train(
             print(f"continuing {folder.path} from step {state.step}")
         folder.snapshots.remove_after(state.step)
         folder.store_config(config.to_dict())
-        for change in changes:
-            print(f"changed since this run began: {change}")
-        print(describe(run), flush=True)
+        print(*words, sep="\n", flush=True)
         if state.step >= options.steps:
             print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
     with Metrics(folder.path, state.step) if together.first else nullcontext() as metrics:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset
-from models import EMA, MODELS, Average, Description, ScoreModel, parse_averages, power_std
+from models import EMA, MODELS, Average, Description, ScoreModel, parse_averages, power_std, recompute_blocks
 from sde_lib import SDE, SDES, lookup
 from training.gradient import LossFn
 from training.loop import TrainOptions
@@ -131,7 +131,9 @@ def _conditions(config: ConfigDict, dataset: Dataset) -> dict[str, int]:
 
 def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> ScoreModel:
     """The network that fits the data, in its score wrapper; errors are those of ``describe_model``."""
-    return describe_model(config, dataset).build(resolve_precision(config.model.precision, device))
+    model = describe_model(config, dataset).build(resolve_precision(config.model.precision, device))
+    recompute_blocks(model.net, config.training.checkpointing)
+    return model
 
 
 def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALONE) -> TrainState:
@@ -229,7 +231,7 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         sample_every=settings.sample_every,
         heldout_every=settings.heldout_every,
         time_limit=settings.time_limit,
-        cuda_graph=settings.cuda_graph,
+        cuda_graph=settings.cuda_graph and not settings.checkpointing,  # which asks dropout's state, and a graph cannot
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import ScoreModel
+from models import ScoreModel, recompute_blocks
 
 
 class Flops(NamedTuple):
@@ -35,6 +35,7 @@ def training_flops(model: ScoreModel, shape: tuple[int, ...]) -> Flops:
     """
     ghost = copy.deepcopy(model).to("meta").train()
     ghost.precision = "float32"
+    recompute_blocks(ghost.net, False)
     x = torch.empty(1, *shape, device="meta")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         eps = ghost.eps(x, torch.empty(1, device="meta"))

@@ -157,16 +157,15 @@ def train(
         time_limit=options.time_limit,
     )
     targets = (checkpoints, snapshots) if together.first else (None, None)
-    reason, between = REASONS[0], True  # between: not in the middle of a step
+    reason = REASONS[0]
     with Interruption() as interruption, progress, Saver(*targets) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)
-                between = False
                 x0, y = (_move(values, device) for values in batch)
                 progress.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
                 state.step += 1
-                between = True
+                state.whole = True
                 last = state.step == options.steps
                 heldout = NOTHING
                 if on_heldout is not None and _due(state.step, options.heldout_every, last):
@@ -195,14 +194,14 @@ def train(
                     break
         except BaseException as error:
             if (
-                between
+                state.whole
                 and not state.sharded  # the others are elsewhere, with their shares
                 and state.step > saved
-                and not isinstance(error, DivergenceError)
+                and not isinstance(error, DivergenceError | KeyboardInterrupt)
                 and progress.finite()
                 and state.finite()
             ):
-                saver.save(state)  # bad data, say: the steps done are not lost
+                saver.save(state)  # bad data, or too little memory: the steps done are not lost
             raise
         finally:
             batches.close()
@@ -236,6 +235,7 @@ def _step(
     labels = [None] * count if y is None else y.chunk(count)
     loss = gradient(list(zip(x0.chunk(count), labels, draws.chunk(count), strict=True)))
     norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.grad_clip or math.inf))
+    state.whole = False
     state.optimizer.step()
     state.update_averages()
     return loss, norm

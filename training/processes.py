@@ -67,6 +67,14 @@ class Processes:
             flat /= self.count
             torch._foreach_copy_(list(gradients), list(_unflatten_dense_tensors(flat, gradients)))
 
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that they have."""
+        if self.count == 1:
+            return number
+        least = torch.tensor(number)
+        distributed.all_reduce(least, distributed.ReduceOp.MIN)
+        return int(least)
+
     def latest(self, words: Sequence[str], word: str) -> str:
         """Of what each says, the word that stands last in ``words``; it does not wait for a GPU."""
         if self.count == 1:

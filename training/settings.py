@@ -123,6 +123,9 @@ BELOW_ONE = (
 AT_MOST_ONE = ("data.augment", "training.label_dropout", "training.attribute_dropout")
 FRACTIONS = ("model.channel_mult",)
 """Tuples whose elements need not be whole."""
+AUTO = "auto"
+LEFT_OPEN = ("training.batch_size", "training.accumulation")
+"""What is a whole number, or ``AUTO``: found where a run begins."""
 
 
 def check(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
@@ -155,6 +158,10 @@ def check(config: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "
 
 
 def _check_value(name: str, value: Any, expected: Any) -> None:
+    if name in LEFT_OPEN and type(value) is not int:
+        if value != AUTO:
+            raise TypeError(f"config.{name} is {value!r}; it takes a whole number such as {expected!r}, or {AUTO}")
+        return
     if isinstance(expected, tuple):
         kinds, words = ((int, float), "numbers") if name in FRACTIONS else ((int,), "whole numbers")
         if not isinstance(value, tuple) or not all(type(item) in kinds and item > 0 for item in value):

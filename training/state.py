@@ -24,6 +24,8 @@ class TrainState:
         others: name -> average that is kept beside it; all begin at the same step.
 
     Attributes:
+        step: number of finished steps.
+        whole: False while an update is under way.
         averages: name in a checkpoint -> average, ``ema`` and the others.
     """
 
@@ -39,6 +41,7 @@ class TrainState:
         self.ema = ema
         self.averages = {"ema": ema, **(others or {})}
         self.step = 0
+        self.whole = True
 
     def update_averages(self) -> None:
         """Move all averages towards the present weights."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from models.fused import norm_silu_cpp
@@ -96,7 +97,10 @@ def kernel_for(x: Tensor, on_gpu: str) -> ModuleType | None:
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
     )
-    return _kernel_of(x.device.type, on_gpu) if fits else None
+    kernel = _kernel_of(x.device.type, on_gpu) if fits else None
+    if kernel is not None and isinstance(x, FakeTensor):  # shapes without data, for an estimate of memory
+        return norm_silu_cpp if on_gpu == ON_GPU else None
+    return kernel
 
 
 @cache
@@ -137,17 +141,19 @@ class _NormSiLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, added, gain, offset, noise, _, _ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # which activation checkpointing hands out only once
+        x, added, gain, offset, noise, _, _ = saved
         if torch.is_grad_enabled():
             return *_plain_gradient(dy, x, (added, gain, offset, noise), ctx), *4 * (None,)
         gradient = torch.ops.score_sde.norm_silu_gradient
-        dx, dadded, dgain, doffset = gradient(dy, *ctx.saved_tensors, ctx.drop, ctx.norm.num_groups, ctx.silu)
+        dx, dadded, dgain, doffset = gradient(dy, *saved, ctx.drop, ctx.norm.num_groups, ctx.silu)
         return dx, None if added is None else dadded, dgain, doffset, *4 * (None,)
 
 
 def _gradient(dy: Tensor, x: Tensor, added: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     dy = dy.contiguous(memory_format=torch.channels_last)
-    dx, dadded, dgain, doffset = _kernel_of(x.device.type, ON_GPU).backward(dy, x, added, *rest)
+    kernel = norm_silu_cpp if x.is_meta else _kernel_of(x.device.type, ON_GPU)
+    dx, dadded, dgain, doffset = kernel.backward(dy, x, added, *rest)
     return dx, x.new_empty(0) if dadded is None else dadded, dgain, doffset
 
 
@@ -156,7 +162,7 @@ _operations.define(
     "norm_silu_gradient(Tensor dy, Tensor x, Tensor? added, Tensor gain, Tensor offset, Tensor? noise, Tensor mean, "
     "Tensor rstd, int drop, int groups, bool silu) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-for key in ("CPU", "CUDA"):
+for key in ("CPU", "CUDA", "Meta"):
     _operations.impl("norm_silu_gradient", _gradient, key)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from models.fused.library import library
 
@@ -28,7 +29,8 @@ def forward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result (N, C, H, W), and the mean and 1 / standard deviation of each group (N groups); see ``norm_silu``."""
-    mean, rstd, y = torch.empty(len(x) * groups), torch.empty(len(x) * groups), torch.empty_like(x)
+    mean, rstd = (torch.empty(len(x) * groups, device=x.device) for _ in range(2))
+    y = torch.empty_like(x)
     inputs = (added, gain.contiguous(), offset.contiguous(), noise)
     _run("forward", x, inputs, drop, groups, (eps, y, mean, rstd))
     return y, mean, rstd
@@ -64,7 +66,9 @@ def _run(
     groups: int,
     rest: tuple[Tensor | float | None, ...],
 ) -> None:
-    """Call the kernel; the order of arguments is that of norm_silu.cpp."""
+    """Call the kernel, unless there are shapes but no data; the order of arguments is that of norm_silu.cpp."""
+    if x.is_meta or isinstance(x, FakeTensor):
+        return
     count, channels, height, width = x.shape
     sizes = (count, height * width, channels, groups)
     getattr(library("norm_silu"), f"norm_silu_{way}_{KINDS[x.dtype]}")(

@@ -35,8 +35,10 @@ KEYS = {
     "-config.training=5": "training is a section; set its keys one by one",
 }
 TYPES = {
-    "--config.training.batch_size=8.5": "flag --config.training.batch_size=8.5: invalid literal for int()",
-    "--config.training.batch_size=": "invalid literal for int() with base 10: ''",
+    "--config.training.batch_size=8.5": "batch_size is 8.5; it takes a whole number such as 128, or auto",
+    "--config.training.batch_size=": "config.training.batch_size is ''; it takes a whole number such as 128, or auto",
+    "--config.training.accumulation=True": "accumulation is True; it takes a whole number such as 1, or auto",
+    "--config.training.accumulation=few": "accumulation is 'few'; it takes a whole number such as 1, or auto",
     "--config.training.steps=1e3": "invalid literal for int() with base 10: '1e3'",
     "--config.training.steps=True": "invalid literal for int() with base 10: 'True'",
     "--config.training.learning_rate=abc": "could not convert string to float: 'abc'",

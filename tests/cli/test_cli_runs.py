@@ -286,7 +286,9 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, mo
     _, _, model = model_of(trained)
     parameters = sum(p.numel() for p in model.parameters())
     assert f"mlp of {parameters:,} parameters (" in out
-    assert re.search(r"memory: about \d+ MiB: \d+ for weights, .*, \d+ for the activations of a batch", out)
+    assert re.search(
+        r"memory: about \d+ MiB: \d+ MiB for weights, .*, \d+ MiB for the activations of 8 samples in", out
+    )
     weights = 2 * sum(p.numel() for p in model.parameters() if p.ndim == 2)  # each multiplies and adds once
     assert f"compute: {quantity(8 * training_flops(model, (2,)).total, 'FLOP')} a step; " in out
     assert f"; for each image {quantity(weights, 'FLOP')} forward and " in out
@@ -300,7 +302,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, mo
 def test_the_memory_of_a_dry_run_is_that_of_a_part_of_the_batch(cli, tiny):
     def activations(*more):
         out = cli("--mode=train", "--dry_run", *tiny, "--config.model.width=64", *more).good()
-        return int(re.search(r"(\d+) for the activations", out)[1])
+        return int(re.search(r"(\d+) MiB for the activations", out)[1])
 
     whole = activations("--config.training.batch_size=65536")
     assert whole > 50

@@ -40,17 +40,18 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 def start_together(launcher, tmp_path, tiny_digits):
     """Start processes of one run that find each other; returns their ids, and their logs."""
 
-    def start(count, folder, *arguments):
+    def start(count, folder, *arguments, **options):
         logs = [tmp_path / f"{folder.name}-{rank}.log" for rank in range(count)]
-        return launcher.start_together(logs, *tiny_digits, *SHARED, f"--workdir={folder}", *arguments), logs
+        flags = [*tiny_digits, *SHARED, f"--workdir={folder}", *arguments]
+        return launcher.start_together(logs, *flags, **options), logs
 
     return start
 
 
 @pytest.fixture
 def train_together(start_together, launcher):
-    def train(count, folder, *arguments):
-        pids, logs = start_together(count, folder, *arguments)
+    def train(count, folder, *arguments, **options):
+        pids, logs = start_together(count, folder, *arguments, **options)
         assert [launcher.wait(pid) for pid in pids] == [0] * count, [log.read_text() for log in logs]
         return [log.read_text() for log in logs]
 
@@ -156,6 +157,26 @@ def test_shares_of_two_are_taken_up_by_one_and_by_three(train_together, cli, tin
     for path in (folder / "likelihood").glob("step_0000000[24]*"):
         path.unlink()
     same_run(folder, whole)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_blocks_that_are_computed_again_change_nothing(train_together, alone, tmp_path, parallel):
+    flags = ["--config.training.steps=6", "--config.training.checkpointing=True"]
+    train_together(2, tmp_path / "shared", *flags, f"--config.training.parallel={parallel}")
+    same_run(tmp_path / "shared", alone)
+
+
+def test_all_agree_on_the_size_that_fits_the_one_with_the_least_memory(train_together, tmp_path):
+    give = (
+        "import os; from modes import memory; memory.RESERVE = 0; "
+        "memory.free_memory = lambda device: {}[int(os.environ['RANK'])] * 2**20"
+    )
+    flags = ["--config.training.batch_size=auto", "--config.training.steps=1"]
+    found = {}
+    for name, rooms in (("both little", (6, 6)), ("one little", (4000, 6)), ("both much", (4000, 4000))):
+        train_together(2, tmp_path / name, *flags, before=give.format(rooms))
+        found[name] = json.loads((tmp_path / name / "config.json").read_text())["training"]["batch_size"]
+    assert found["one little"] == found["both little"] < found["both much"]
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step(start_together, launcher, tmp_path, steps_of):

@@ -6,7 +6,7 @@ from torch import nn
 
 from configs import song_cifar10
 from data import Quantizer, TensorDataset
-from models import MLP, DiT, ScoreModel, UNet
+from models import MLP, DiT, ScoreModel, UNet, recompute_blocks
 from sde_lib import VPSDE
 from training import builders, quantity, training_flops
 
@@ -151,3 +151,10 @@ def test_counting_leaves_the_model_as_it_was(make, shape):
 )
 def test_a_quantity_has_three_digits_and_a_prefix(value, text):
     assert quantity(value, "FLOP") == text
+
+
+def test_what_is_computed_a_second_time_does_not_count():
+    model = ScoreModel(UNet(3, 8, channels=8, channel_mult=(1, 2), res_blocks=1), VPSDE())
+    once = training_flops(model, (3, 8, 8))
+    recompute_blocks(model.net)
+    assert training_flops(model, (3, 8, 8)) == once

@@ -176,6 +176,26 @@ def test_bad_data_end_the_run_and_the_steps_before_are_saved(whole, new_part, sa
     same_bits(part.tensors(), whole.tensors())
 
 
+def test_memory_that_runs_out_in_a_step_leaves_the_steps_before(whole, new_part, same_bits):
+    part = new_part()
+    original, calls = part.loss, []
+
+    def loss(*arguments):
+        calls.append(0)
+        if len(calls) == 4:
+            torch.empty(2**50)
+        return original(*arguments)
+
+    part.loss = loss
+    with pytest.raises(RuntimeError, match=r"not enough memory|can't allocate memory"):
+        part.train()
+    assert [path.name for path in part.checkpoints.list()] == ["step_00000003"]
+    same_bits(part.tensors(), whole.tensors(3))
+    part.loss = original
+    part.train(part.checkpoints.latest())
+    same_bits(part.tensors(), whole.tensors())
+
+
 def test_bad_data_at_the_first_step_leave_no_checkpoint(new_run):
     run = new_run(options={"batch_size": 13})
     run.dataset = Broken(run.dataset, 4)

@@ -1,0 +1,72 @@
+"""Memory that runs out, told with what was being done and what would fit."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from models import ScoreModel
+from modes.memory import Budget, advice, advice_for_training, samples_at_once
+from modes.run import Run
+from training import largest_power
+from training.device_memory import ran_out
+
+
+class OutOfMemory(MemoryError):
+    """Memory ran out; the text is for the user."""
+
+
+@contextmanager
+def training_memory(run: Run, budget: Budget, step: Callable[[], int]) -> Iterator[None]:
+    """Context in which running out of memory is told with the step of training, and what would fit.
+
+    Raises:
+        OutOfMemory: it ran out.
+    """
+
+    def told() -> str:
+        sizes, samples = run.config.training, samples_at_once(run.config, run.world_size)
+        what_fits = advice_for_training(run, budget, budget.limit(failed=samples))
+        return (
+            f"in step {step() + 1} of training, with {sizes.batch_size} samples in {sizes.accumulation} part(s), "
+            f"{samples} at once: the estimate was {budget.told(samples)}. {what_fits}. What was saved before is kept"
+        )
+
+    with _telling(told):
+        yield
+
+
+@contextmanager
+def passing_memory(run: Run, model: ScoreModel, work: str) -> Iterator[None]:
+    """The same for ``sampling`` and ``likelihood``, which are sections of the configuration too.
+
+    Raises:
+        OutOfMemory: it ran out.
+    """
+    budget = Budget(model, run.experiment.dataset.shape, work)
+    section = run.config[work]
+    samples = min(section.batch_size, section.num_images or section.batch_size)
+
+    def told() -> str:
+        limit = budget.limit(failed=samples)
+        smaller = largest_power(lambda n: budget.estimate(n).total <= limit, max(samples - 1, 1))
+        found = {f"--config.{work}.batch_size={smaller}": budget.estimate(smaller)} if 0 < smaller < samples else {}
+        return (
+            f"in {work}, with {samples} samples at once: the estimate was {budget.told(samples)}. "
+            f"{advice(found, budget.estimate(1))}"
+        )
+
+    with _telling(told):
+        yield
+
+
+@contextmanager
+def _telling(told: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # frees what was being computed
+        raise OutOfMemory(f"memory ran out {told()}") from error

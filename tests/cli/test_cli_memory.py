@@ -1,0 +1,180 @@
+"""Memory on the command line: what is told before a run, sizes left to it, and what is told when memory runs out."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from command_line import needs_proc
+
+from modes import memory
+
+WIDE = [
+    "--config.model.width=64",
+    "--config.model.blocks=3",
+    "--config.data.size=80000",
+    "--config.training.batch_size=65536",
+    "--config.training.steps=2",
+]
+LIMIT = """
+import resource
+taken = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize:"))) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (taken + {} * 2**20,) * 2)
+"""
+"""A limit on the address space, above what the process has taken by now."""
+
+
+@pytest.fixture
+def limited(launcher, tmp_path):
+    """Run the command line with so many MiB beyond what the imports take; returns status and output."""
+
+    def run(room, *arguments):
+        log = tmp_path / "log"
+        return launcher.wait(launcher.start(log, *arguments, before=LIMIT.format(room))), log.read_text()
+
+    return run
+
+
+def stored_sizes(folder):
+    config = json.loads((Path(folder) / "config.json").read_text())["training"]
+    return config["batch_size"], config["accumulation"]
+
+
+def fault(outcome):
+    """The one line of an error; its flags that would fit, each list of them for itself."""
+    status, log = outcome
+    (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert status == 1
+    assert "Traceback" not in log
+    return line, [re.findall(r"--config\S+=\w+", way) for way in line.partition("What fits:")[2].split("; or ")]
+
+
+@needs_proc
+def test_training_that_runs_out_says_what_fits_and_that_fits(limited, tiny, tmp_path):
+    train = ["--mode=train", *tiny, *WIDE]
+    outcome = limited(660, *train, f"--workdir={tmp_path / 'run'}")
+    line, ways = fault(outcome)
+    assert "memory ran out in step 1 of training, with 65536 samples in 1 part(s), 65536 at once: the estimate" in line
+    assert re.search(r"note: that may be too much\. What fits: --config\.training\.accumulation=", outcome[1])
+    assert [way[0].partition("=")[0] for way in ways] == [
+        "--config.training.accumulation",
+        "--config.training.checkpointing",
+        "--config.training.batch_size",
+    ]
+    for number, way in enumerate(ways):
+        status, log = limited(660, *train, f"--workdir={tmp_path / str(number)}", *way)
+        assert (status, "step 2/2: loss" in log) == (0, True), (way, log)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("mode", "section", "count"), [("sample", "sampling", 500_000), ("likelihood", "likelihood", 80_000)]
+)
+def test_a_pass_that_runs_out_says_what_fits_and_that_fits(limited, cli, tiny, tmp_path, mode, section, count):
+    folder = tmp_path / "run"
+    cli("--mode=train", *tiny, *WIDE, f"--workdir={folder}").good()
+    asked = [f"--mode={mode}", f"--workdir={folder}", f"--config.{section}.num_images={count}"]
+    asked += ["--config.sampling.steps=1", "--config.sampling.trajectory=0"]
+    asked += ["--config.likelihood.split=train", f"--config.{section}.batch_size={count}"]
+    line, ways = fault(limited(660, *asked))
+    assert f"memory ran out in {section}, with {count} samples at once: the estimate was about" in line
+    assert [way[0].partition("=")[0] for way in ways] == [f"--config.{section}.batch_size"]
+    status, log = limited(660, *asked, *ways[0])
+    assert status == 0, log
+
+
+@pytest.fixture
+def with_memory(monkeypatch):
+    """Let the device have so many MiB for what the estimate counts."""
+
+    def give(mebibytes):
+        monkeypatch.setattr(memory, "RESERVE", 0)
+        monkeypatch.setattr(memory, "free_memory", lambda device: mebibytes and int(mebibytes * 2**20))
+
+    return give
+
+
+def test_a_batch_left_open_is_the_largest_power_of_two_that_fits(cli, tiny, with_memory):
+    train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=auto", "--config.training.steps=1"]
+    with_memory(100_000)
+    cli(*train, "--workdir=much").good()
+    assert stored_sizes("much") == (65536, 1)  # of 80000 points
+    with_memory(60)
+    out = cli(*train, "--workdir=little").good()
+    size, parts = stored_sizes("little")
+    assert (size & (size - 1), parts) == (0, 1)
+    assert f"1 steps of {size}, " in out
+    needed = {n: told(cli, tiny, f"--config.training.batch_size={n}") for n in (size, 2 * size)}
+    assert needed[size] <= 0.5 * 60 + 1
+    assert needed[2 * size] >= 0.5 * 60 - 1
+
+
+def told(cli, tiny, *sizes):
+    """MiB of the estimate."""
+    out = cli("--mode=train", "--dry_run", *tiny, *WIDE, *sizes).good()
+    return int(re.search(r"memory: about (\d+) MiB", out)[1])
+
+
+def test_a_run_keeps_the_batch_that_it_found(cli, tiny, with_memory):
+    train = ["--mode=train", "--workdir=run", *tiny, *WIDE, "--config.training.batch_size=auto"]
+    with_memory(20)
+    cli(*train, "--config.training.steps=1").good()
+    size, _ = stored_sizes("run")
+    with_memory(100_000)
+    for again in (train, ["--mode=train", "--workdir=run"]):
+        out = cli(*again, "--config.training.steps=2").good()
+        assert stored_sizes("run") == (size, 1)
+        assert "training.batch_size" not in out
+
+
+def test_parts_left_open_are_as_few_as_fit(cli, tiny, with_memory):
+    train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=60000", "--config.training.steps=1"]
+    with_memory(100_000)
+    cli(*train, "--workdir=much", "--config.training.accumulation=auto").good()
+    assert stored_sizes("much") == (60000, 1)
+    with_memory(100)
+    cli(*train, "--workdir=little", "--config.training.accumulation=auto").good()
+    batch, parts = stored_sizes("little")
+    assert (batch, parts > 2) == (60000, True)
+    fewer = max(n for n in range(1, parts) if 60000 % n == 0)
+    needed = {n: told(cli, tiny, f"--config.training.batch_size={60000 // n}") for n in (fewer, parts)}
+    assert needed[parts] <= 0.5 * 100 + 1
+    assert needed[fewer] >= 0.5 * 100 - 1
+
+
+def test_with_both_left_open_the_batch_is_not_cut(cli, tiny, with_memory):
+    with_memory(30)
+    both = ["--config.training.batch_size=auto", "--config.training.accumulation=auto"]
+    cli("--mode=train", "--workdir=run", *tiny, *WIDE, *both, "--config.training.steps=1").good()
+    assert stored_sizes("run")[1] == 1
+
+
+def test_the_word_in_a_recipe(cli, tiny, bytes_of, with_memory):
+    Path("mine.py").write_text(
+        "from configs import toy2d\ndef get_config():\n    c = toy2d.get_config()\n"
+        "    c.training.batch_size = 'auto'\n    c.training.accumulation = 2\n    return c\n"
+    )
+    rest = [flag for flag in tiny if "--config=" not in flag and "batch_size=8" not in flag]
+    with_memory(100_000)
+    out = cli("--mode=train", "--dry_run", "--config=mine.py", *rest).good()
+    assert '"batch_size": 64' in out  # of 100 points, in two parts
+    assert '"accumulation": 2' in out
+
+
+def test_nothing_fits(cli, tiny, with_memory):
+    train = ["--mode=train", "--workdir=run", *tiny, *WIDE]
+    with_memory(0.1)
+    for size in ("batch_size", "accumulation"):
+        message = cli(*train, f"--config.training.{size}=auto").fault()
+        assert "auto finds no size that fits: one sample at a time needs about" in message
+    out = cli(*train, "--dry_run").good()
+    assert "note: that may be too much. Nothing fits: one sample at a time needs about" in out
+    assert not Path("run").exists()
+
+
+def test_a_system_that_does_not_tell(cli, tiny, with_memory):
+    train = ["--mode=train", "--workdir=run", "--dry_run", *tiny, *WIDE]
+    with_memory(None)
+    assert re.search(r"samples in float32$", cli(*train).good(), re.MULTILINE)
+    message = cli(*train, "--config.training.batch_size=auto").fault()
+    assert "this system does not tell how much memory cpu has; give a number for auto" in message
