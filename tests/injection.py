@@ -12,6 +12,8 @@ from pathlib import Path
 
 from command_line import TINY
 
+import run_lib
+
 STEPS = 30
 SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
 AVERAGES = ["--config.training.averages=power:0.1,power:0.2"]
@@ -34,6 +36,8 @@ MANY, SOME = (20, 5) if LONG else (1, 1)
 """Times that a fault is injected."""
 LASTING = ("train", "sample", "likelihood")
 """Modes that run for hours or days, into which it is injected ``MANY`` times."""
+DISTURBED = tuple(run_lib.MODES) if LONG else LASTING
+"""Modes that get more than a SIGKILL, which all get always."""
 VOLATILE = re.compile(rb'"(images_per_second|flops_per_second|seconds_to_go|seconds|date)": [^,\n}]*')
 HOOK = """
 import errno, os, signal, sys

@@ -5,9 +5,7 @@ import os
 import shutil
 
 import pytest
-from injection import REFUSE, choices, contents, moments, newest_step, whole_ones
-
-import run_lib
+from injection import DISTURBED, REFUSE, choices, contents, moments, newest_step, whole_ones
 
 pytestmark = pytest.mark.faults
 ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO")
@@ -35,7 +33,7 @@ def start(run, error, share):
     return run.start(before=LIMIT.format(shortest + int(share * (largest - shortest))))
 
 
-@pytest.mark.parametrize("mode", run_lib.MODES)
+@pytest.mark.parametrize("mode", DISTURBED)
 def test_that_fails_at_some_moment(subject, mode, record_property):
     run, told = subject(mode), []
     for share, error in zip(moments("disk", mode), choices(f"disk {mode}", ERRORS), strict=False):
@@ -51,7 +49,7 @@ def test_that_fails_at_some_moment(subject, mode, record_property):
     record_property("disk", f"{mode}: told {len(told)} of {len(moments('disk', mode))} ({', '.join(sorted(told))})")
 
 
-@pytest.mark.parametrize("mode", run_lib.MODES)
+@pytest.mark.parametrize("mode", DISTURBED)
 def test_a_folder_that_is_read_only(subject, mode):
     run = subject(mode)
     run.renew(done=mode == "train")

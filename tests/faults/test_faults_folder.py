@@ -5,8 +5,8 @@ import signal
 import time
 
 import pytest
-from command_line import needs_proc, state
-from injection import contents, moments
+from command_line import alive, needs_proc, state
+from injection import DISTURBED, contents, moments
 
 import run_lib
 
@@ -15,7 +15,7 @@ STOP = "if left[0] == 0: os.kill(os.getpid(), signal.SIGSTOP)"
 
 
 @needs_proc
-@pytest.mark.parametrize("mode", run_lib.MODES)
+@pytest.mark.parametrize("mode", DISTURBED)
 def test_a_second_one_begins_between_two_file_operations_of_the_first(subject, mode, tmp_path, record_property):
     """It is refused, or both end with the files of one alone, whole at every moment."""
     run, first_log, refused = subject(mode), tmp_path / "first.log", 0
@@ -33,6 +33,7 @@ def test_a_second_one_begins_between_two_file_operations_of_the_first(subject, m
         run.renew()
         first = run.start(at_operation=1 + int(share * run.operations), fault=STOP, log=first_log)
         while state(first) != "T":
+            assert alive(first), first_log.read_text()
             time.sleep(0.001)
         second_is_refused = end(run.start(), run.log)
         os.kill(first, signal.SIGCONT)

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from injection import DIE, LASTING, LONG, moments
+from injection import DIE, LASTING, moments
 
 import run_lib
 
@@ -15,7 +15,7 @@ def check(run):
     run.check_it_goes_on()
 
 
-@pytest.mark.parametrize("mode", run_lib.MODES if LONG else LASTING)
+@pytest.mark.parametrize("mode", LASTING)
 def test_at_random_moments(subject, mode, record_property):
     run, times = subject(mode), moments("kill", mode)
     for share in times:
