@@ -18,7 +18,6 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.data.crop = "celeba140"
     config.data.random_flip = True
     config.data.dequantize = False
-    config.data.workers = 2
     config.sde.name = process
     config.model.channel_mult = (1, 2, 2, 2, 4)
     if process == "vp":

@@ -14,7 +14,6 @@ def get_config() -> ConfigDict:
     config.data.name = "celeba"
     config.data.root = "celeba"
     config.data.crop = "celeba140"
-    config.data.workers = 2
     config.sde.sigma_max = 90.0
     config.model.embedding = "positional"
     config.model.scale_by_sigma = False  # the published output divided by sigma is the score: before, it is the noise

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     data.random_flip = False  # mirror training images left to right
     data.augment = 0.0  # probability of each of EDM's augmentations, which the network is told; 0: none
     data.dequantize = True  # train on levels made uniform in their bin: for likelihood; False: for looks
-    data.workers = 0  # threads that decode images in the background
+    data.workers = 2  # threads that load and decode in the background; 0: none
 
     config.sde = sde = ConfigDict()
     sde.name = "vp"  # vp, subvp, ve, cosine, edm

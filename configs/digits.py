@@ -11,6 +11,7 @@ from configs import default
 def get_config(process: str = "vp") -> ConfigDict:
     """The default main job; the argument chooses the process."""
     config = default.get_config()
+    config.data.workers = 0  # all of it is in memory
     config.sde.name = process
     config.threads = 1  # operations this small gain little from a second thread, and lose much to a busy neighbour
 

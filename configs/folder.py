@@ -14,7 +14,6 @@ def get_config(root: str = "images") -> ConfigDict:
     config.data.name = "folder"
     config.data.root = root
     config.data.dequantize = False
-    config.data.workers = 2
     config.model.prediction = "edm"
     config.model.conditioning = "log_snr"
     config.model.sigma_data = 1.0  # above theirs, about 0.5: then other projects can run the network (--mode=export)

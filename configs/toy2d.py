@@ -13,6 +13,7 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
     config = default.get_config()
     config.data.name = "toy"
     config.data.distribution = distribution
+    config.data.workers = 0
 
     config.model.name = "mlp"
     config.model.dropout = 0.0
