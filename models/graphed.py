@@ -67,7 +67,7 @@ def record(net: nn.Module, arguments: Arguments) -> Callable[..., Tensor]:
         net(*inputs)  # whatever is set up at the first call must not be recorded
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may write a checkpoint
         output = net(*inputs)
 
     def run(*arguments: Tensor | None) -> Tensor:

@@ -135,7 +135,7 @@ class ReplayedGradient:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # another thread may load data
             self._loss = run()
         self._places = [(p, p.grad) for p in self._gradient.parameters if p.grad is not None]
         self._sums = [place for _, place in self._places]
