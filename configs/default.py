@@ -119,7 +119,7 @@ def get_config() -> ConfigDict:
     training.heldout_every = 5000  # steps between losses on held-out data (likelihood.split); 0: none
     training.heldout_images = 512  # first images of the split on which it is computed; 0: all
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
-    training.cuda_graph = True  # on a GPU without checkpointing: the gradient as one CUDA graph, launched at once
+    training.cuda_graph = True  # on a GPU, the gradient as one CUDA graph; not with checkpointing or data.augment
 
     config.sampling = sampling = ConfigDict()
     sampling.labels = ""  # "3", "3,5", "Smiling=1,Male=0"; "none": without; "": in turns (docs/guidance.md)

@@ -102,8 +102,8 @@ class ConditionEmbedding(nn.Module):
     """What every block is told: an MLP of an embedding of the noise level, plus one of the label.
 
     It is computed in float32, since everything depends on it. A class adds a learned vector, and so does the unknown
-    class (the null label). Attributes add one each, for yes or
-    for no, and nothing where they are unknown; an augmentation (arXiv 2206.00364) a linear map of its numbers.
+    class (the null label). Attributes add one each, for yes or for no, and nothing where they are unknown; an
+    augmentation (arXiv 2206.00364) a linear map of its numbers.
 
     Args:
         dim: width of the embedding of the noise level.

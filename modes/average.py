@@ -1,6 +1,7 @@
 """Of the averages that a training has kept, and of those that its snapshots give, the best on held-out data."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def average_run(run: Run) -> None:
         write_files(draft, {"ema": model.state_dict()}, values)
     print(f"the best is {best}: {path}\nnext:")
     for mode in ("sample", "likelihood"):
-        print(f"  {run.command(mode)} --checkpoint={path}")
+        print(f"  {run.command(mode)} --checkpoint={shlex.quote(str(path))}")
 
 
 def parse_widths(text: str) -> dict[str, float]:

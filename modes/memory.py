@@ -1,5 +1,6 @@
 """What a run will need of memory, the sizes that are left to it (``auto``), and what would fit where they do not."""
 
+import os
 from collections.abc import Iterator
 from functools import cache
 
@@ -47,6 +48,8 @@ class Budget:
     ) -> None:
         weights = list(model.parameters())
         free = free_memory(weights[0].device)
+        if free is not None and weights[0].device.type == "cpu":
+            free //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # those that torchrun started on this machine share it
         held = sum(p.numel() * p.element_size() for p in weights)
         self.device = weights[0].device
         self.room = None if free is None else max(free + held - RESERVE, 0)
@@ -87,7 +90,8 @@ def plan_training(run: Run, together: Processes = ALONE, *, attempt: bool = True
     """
     sizes, experiment, folder = run.config.training, run.experiment, run.folder
     averages = 1 + len(builders.average_makers(run.config))
-    shares = run.world_size if sizes.parallel == "fsdp" else 1
+    count = run.world_size  # also where they are not connected, for a dry run
+    shares = count if sizes.parallel == "fsdp" else 1
     budget = Budget(experiment.model, experiment.dataset.shape, averages=averages, shares=shares)
     if sizes.batch_size == AUTO and folder.checkpoints.latest() is not None:
         sizes.batch_size = (folder.stored_config() or {}).get("training", {}).get("batch_size", AUTO)
@@ -103,11 +107,11 @@ def plan_training(run: Run, together: Processes = ALONE, *, attempt: bool = True
 
     if sizes.batch_size == AUTO:
         parts = 1 if sizes.accumulation == AUTO else sizes.accumulation
-        most = max(len(experiment.dataset) // (together.count * parts), 1)
+        most = max(len(experiment.dataset) // (count * parts), 1)
         samples = _agreed(together, largest_power(fits, most), budget)
-        sizes.batch_size, sizes.accumulation = samples * parts * together.count, parts
+        sizes.batch_size, sizes.accumulation = samples * parts * count, parts
     if sizes.accumulation == AUTO:
-        whole = max(sizes.batch_size // together.count, 1)
+        whole = max(sizes.batch_size // count, 1)
         parts = fewest_parts(fits, whole)
         sizes.accumulation = whole // _agreed(together, whole // parts if parts else 0, budget)
     return budget

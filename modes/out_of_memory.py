@@ -11,7 +11,7 @@ from training import largest_power
 from training.device_memory import ran_out
 
 
-class OutOfMemory(MemoryError):
+class OutOfMemoryError(MemoryError):
     """Memory ran out; the text is for the user."""
 
 
@@ -20,11 +20,16 @@ def training_memory(run: Run, budget: Budget, step: Callable[[], int]) -> Iterat
     """Context in which running out of memory is told with the step of training, and what would fit.
 
     Raises:
-        OutOfMemory: it ran out.
+        OutOfMemoryError: it ran out.
     """
 
     def told() -> str:
         sizes, samples = run.config.training, samples_at_once(run.config, run.world_size)
+        if sizes.parallel == "fsdp" and run.world_size > 1:  # of shares there is no estimate
+            return (
+                f"in step {step() + 1} of training, with {samples} samples at once in each process: raise "
+                "training.accumulation, or set training.checkpointing=True. What was saved before is kept"
+            )
         what_fits = advice_for_training(run, budget, budget.limit(failed=samples))
         return (
             f"in step {step() + 1} of training, with {sizes.batch_size} samples in {sizes.accumulation} part(s), "
@@ -40,7 +45,7 @@ def passing_memory(run: Run, model: ScoreModel, work: str) -> Iterator[None]:
     """The same for ``sampling`` and ``likelihood``, which are sections of the configuration too.
 
     Raises:
-        OutOfMemory: it ran out.
+        OutOfMemoryError: it ran out.
     """
     budget = Budget(model, run.experiment.dataset.shape, work)
     section = run.config[work]
@@ -63,10 +68,10 @@ def passing_memory(run: Run, model: ScoreModel, work: str) -> Iterator[None]:
 def _telling(told: Callable[[], str]) -> Iterator[None]:
     try:
         yield
-    except OutOfMemory:
+    except OutOfMemoryError:
         raise
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
         traceback.clear_frames(error.__traceback__)  # frees what was being computed
-        raise OutOfMemory(f"memory ran out {told()}") from error
+        raise OutOfMemoryError(f"memory ran out {told()}") from error

@@ -14,8 +14,9 @@ from modes.dequantizer_settings import trained_dequantizer
 from modes.labels import guided, sample_labels
 from modes.likelihood_settings import check_likelihood, dequantization
 from modes.sampler_settings import build_sampler
-from training import RunFolder, builders, load_checkpoint, load_weights
+from training import CheckpointError, RunFolder, builders, load_checkpoint, load_weights
 from training.builders import Experiment
+from training.checkpoint import step_of
 from training.settings import AUTO
 
 SHARED = ("train", "sample", "likelihood")
@@ -56,7 +57,13 @@ class Run:
         """The averaged weights of a checkpoint, ready for use, and where they come from."""
         self.folder.changes(self.config.to_dict(), fixed=("sde", "model"))
         path = self.folder.checkpoint(self.checkpoint)
-        load_weights(self.experiment.model, load_checkpoint(path)[0]["ema"], path)
+        stored = load_checkpoint(path)[0]
+        if "ema" not in stored:
+            raise CheckpointError(
+                f"{path} is a snapshot, of which averages are made: --mode=average --config.averaging.step="
+                f"{step_of(path)} makes one that can be used"
+            )
+        load_weights(self.experiment.model, stored["ema"], path)
         if self.rank == 0:
             print(f"using the averaged weights of {path}", flush=True)
         return self.experiment.model.eval().requires_grad_(False), path
@@ -100,14 +107,16 @@ def describe(run: Run) -> str:
     model, dataset = run.experiment.model, run.experiment.dataset
     parameters = sum(p.numel() for p in model.parameters())
     sizes = run.config.training
-    if len(dataset) and AUTO not in (sizes.batch_size, sizes.accumulation):
+    data = f"{len(dataset)} training samples of {dataset.name} {dataset.shape}"
+    if not len(dataset):
+        data, length = f"samples of shape {dataset.shape} and no data", ""
+    elif AUTO in (sizes.batch_size, sizes.accumulation):
+        length = "batches of a size still to be found, "
+    else:
         options = builders.build_options(run.config, dataset)
-        data = f"{len(dataset)} training samples of {dataset.name} {dataset.shape}"
         length = f"{options.steps} steps of {options.batch_size}, "
         if run.world_size > 1:
             length += f"shared by {run.world_size} processes, "
-    else:
-        data, length = f"samples of shape {dataset.shape} and no data", ""
     return (
         f"{run.config.model.name} of {parameters:,} parameters ({model.precision}, {run.experiment.device}), "
         f"{data}, {run.experiment.sde!r}, {length}run folder {run.folder.path}"

@@ -72,17 +72,17 @@ def _law_of_log_snr(
     p(t) = density(lambda) (-lambda') / (cdf(lambda(t_min)) - cdf(lambda(T))): neither function need be normalised.
     """
 
-    def ends(sde: SDE, like: Tensor) -> Tensor:
-        at = torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device=like.device)
-        return cdf(sde.log_snr(at))
+    def ends(sde: SDE) -> list[float]:
+        at = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+        return cdf(sde.log_snr(at)).tolist()
 
     def quantile(sde: SDE, u: Tensor) -> Tensor:
-        least, most = ends(sde, u)
+        least, most = ends(sde)
         lam = inverse(most + u.to(torch.float64) * (least - most))
         return sde.time_from_log_snr(lam).to(u.dtype).clamp(sde.t_min, sde.T)
 
     def time_density(sde: SDE, t: Tensor) -> Tensor:
-        least, most = ends(sde, t)
+        least, most = ends(sde)
         return density(sde.log_snr(t)) * _likelihood_weight(sde, t) / (most - least)
 
     return TimeLaw(quantile, time_density)

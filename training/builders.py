@@ -39,6 +39,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
         torch.set_num_threads(config.threads)
     dataset = build_dataset(config, "train")
     device = resolve_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, graphs and random states are those of the current one
     torch.manual_seed(config.seed)
     model = build_model(config, dataset, device).to(device)
     return Experiment(model.sde, model, dataset, device)
@@ -231,7 +233,8 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         sample_every=settings.sample_every,
         heldout_every=settings.heldout_every,
         time_limit=settings.time_limit,
-        cuda_graph=settings.cuda_graph and not settings.checkpointing,  # which asks dropout's state, and a graph cannot
+        # checkpointing asks for dropout's state, and augmentation which images it moved: a graph cannot
+        cuda_graph=settings.cuda_graph and not settings.checkpointing and not config.data.augment,
     )
 
 

@@ -56,7 +56,7 @@ class LeanGradient(Gradient):
     """Through a copy of the network whose products have bfloat16 weights, converted once a part and all together.
 
     Autocast does the same tensor by tensor. The gradients of those weights, which come in bfloat16 either way, are
-    added up in float32. It is for one process: gradients of several are to be averaged in float32.
+    added up in float32; so are those of several processes (by ``ReplayedGradient``; DistributedDataParallel would not).
     """
 
     def __init__(self, model: ScoreModel, loss_fn: LossFn) -> None:
@@ -135,8 +135,16 @@ class ReplayedGradient:
                 run()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # another thread may load data
-            self._loss = run()
+        try:
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # another thread may load data
+                self._loss = run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the gradient cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
+                "--config.training.cuda_graph=False does without"
+            ) from error
         self._places = [(p, p.grad) for p in self._gradient.parameters if p.grad is not None]
         self._sums = [place for _, place in self._places]
         torch.cuda.set_rng_state(random_state)

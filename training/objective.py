@@ -1,7 +1,8 @@
 """What training minimises: a denoising score-matching loss on samples, their labels and their random numbers."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import astuple
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from sde_lib import (
     SDE,
     TIME_LAWS,
     WEIGHTINGS,
+    DDPMSchedule,
     ddpm_loss,
     ddpm_schedule,
     dsm_loss,
@@ -94,11 +96,16 @@ def chain(sde: SDE, steps: int) -> Objective:
     """
     schedule = ddpm_schedule(sde, steps)
 
+    @cache
+    def there(device: torch.device) -> DDPMSchedule:
+        """The schedule on the device: no step waits until it gets there."""
+        return DDPMSchedule(*(values.to(device) for values in astuple(schedule)))
+
     def objective(eps_fn: EpsFn, x0: Tensor, draws: StepDraws) -> Tensor:
         def indices(generator: torch.Generator) -> Tensor:
             return torch.randint(schedule.steps, (draws.batch,), generator=generator, device=x0.device)
 
         index = draws.rows("time", indices)
-        return ddpm_loss(schedule, eps_fn, x0, index=index, eps=draws.normal_like("noise", x0))
+        return ddpm_loss(there(x0.device), eps_fn, x0, index=index, eps=draws.normal_like("noise", x0))
 
     return objective

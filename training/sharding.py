@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from models import PRECISIONS, ScoreModel
+from models.layers import ConditionEmbedding
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
@@ -34,8 +35,6 @@ def shard(model: ScoreModel, count: int) -> ScoreModel:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     device = next(model.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (count,)),
         "mp_policy": MixedPrecisionPolicy(
@@ -47,6 +46,9 @@ def shard(model: ScoreModel, count: int) -> ScoreModel:
     net = model.net.to(memory_format=torch.contiguous_format)  # the layout that can be cut
     net.register_forward_pre_hook(_channels_last)
     net.register_forward_hook(_no_view)
+    for part in net.modules():
+        if isinstance(part, ConditionEmbedding):  # in float32, whatever the rest
+            fully_shard(part, mesh=options["mesh"])
     for block in _blocks(net):
         fully_shard(block, **options)
     fully_shard(net, **options)

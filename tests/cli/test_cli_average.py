@@ -192,7 +192,7 @@ def test_averages_begin_with_a_run(cli, tiny, trained):
 def test_the_memory_of_all_averages_is_counted(cli, tiny):
     def resident(*flags):
         out = cli("--mode=train", "--dry_run", *tiny, "--config.model.width=512", *flags).good()
-        return int(re.search(r"MiB: (\d+) for weights", out)[1])
+        return int(re.search(r"(\d+) MiB for weights", out)[1])
 
     assert resident("--config.training.averages=0.1,0.2,0.3,power:0.1,power:0.2") == pytest.approx(
         2 * resident(), abs=1

@@ -281,7 +281,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, mo
         name, value = argument.removeprefix("--config.").split("=")
         section, key = name.split(".")
         kind = expected[section].get_type(key)
-        expected[section][key] = value if kind is str else kind(float(value))
+        expected[section][key] = value if kind is str else int(value) if kind is object else kind(float(value))
     assert config == json.loads(expected.to_json())
     _, _, model = model_of(trained)
     parameters = sum(p.numel() for p in model.parameters())

@@ -66,9 +66,7 @@ def test_an_image_is_the_same_on_the_gpu(name):
         return -x / match_dims(alpha**2 + sigma**2, x)
 
     ends = [
-        get_sampler(name, steps=20)
-        .sample(SDE, score_fn, (4, 3, 4), noise=PathNoise(range(4)), device=device)
-        .x.cpu()
+        get_sampler(name, steps=20).sample(SDE, score_fn, (4, 3, 4), noise=PathNoise(range(4)), device=device).x.cpu()
         for device in ("cpu", "cuda")
     ]
     torch.testing.assert_close(*ends, rtol=0, atol=1e-3)

@@ -7,7 +7,7 @@ from data import StepDraws
 from models import ScoreModel, UNet
 from sde_lib import VPSDE
 from training.gradient import Gradient, KeptDraws, LeanGradient, ReplayedGradient, gradient_of
-from training.objective import continuous, training_loss
+from training.objective import chain, continuous, training_loss
 from training.processes import ALONE
 
 BATCH = 4
@@ -136,3 +136,20 @@ def test_a_frozen_network_is_replayed_with_its_present_weights(precision):
             p += 0.1 * torch.randn_like(p)
     assert 1 <= len(graphs._seen) <= 2
     assert all(graphs._seen.values())
+
+
+CHAIN = chain(VPSDE(), 50)
+LAWS = [
+    continuous(VPSDE(), weighting="likelihood", time_law=law, low_discrepancy=True, importance=importance)
+    for law in ("uniform", "log_snr", "logistic")
+    for importance in (False, True)
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("objective", [CHAIN, *LAWS])
+def test_every_loss_can_be_recorded(objective):
+    model, loss = awake("bfloat16", "cuda"), training_loss(objective, conditional=True, label_dropout=0.5)
+    wanted = found(LeanGradient(model, loss), model, 1, 1, "cuda")
+    assert same(found(gradient_of(model, loss, ALONE, graph=True), model, 1, 1, "cuda"), wanted)
