@@ -12,6 +12,7 @@ appendix C, and here under sum_i c_i = 1, so that weights which do not move are 
 hundredth, and its profile is hardly closer (a misfit of 0.053, against 0.054).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -49,8 +50,8 @@ def gamma_of(std: float) -> float:
     """
     if not 0 < std <= WIDEST:
         raise ValueError(
-            f"the width of an average is {std:g}; it must lie in (0, {WIDEST:.4f}], where the end is the plain mean of "
-            "all weights so far, and 0.05 to 0.15 are usual"
+            f"the width of an average is {std:g}; it must lie in (0, {math.floor(1e5 * WIDEST) / 1e5:g}], where the end is "
+            "the plain mean of all weights so far, and 0.05 to 0.15 are usual"
         )
     square = std**-2
     return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())

@@ -44,6 +44,8 @@ def sample(run: Run, model: ScoreModel, checkpoint: Path, source: str) -> None:
         return
     settings_used, mark = sampler_settings(config, run.default, experiment.sde)
     name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
+    if checkpoint.resolve().parent.name == folder.averages.name:  # which are compared with each other
+        name = f"{checkpoint.resolve().name}_{name}"
     for old in (".json", "_trajectory.png", "_trajectory.gif"):
         (folder.samples / f"{name}{old}").unlink(missing_ok=True)  # of other samples
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")

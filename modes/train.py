@@ -35,6 +35,7 @@ def train_run(run: Run) -> None:
     with joined(run.rank, run.world_size) as together:
         budget = plan_training(run, together)
         options = builders.build_options(config, run.experiment.dataset)
+        options.check_shared(together.count)  # before anything is stored
         words = [f"changed since this run began: {change}" for change in folder.changes(config.to_dict())]
         words += [describe(run), *memory_lines(run, budget)] if together.first else []
         with locked(folder.path) if together.first else nullcontext():

@@ -66,9 +66,20 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.accumulation < 1 or self.batch_size % self.accumulation:
-            raise ValueError(f"a batch of {self.batch_size} cannot be cut into {self.accumulation} equal parts")
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be cut into {self.accumulation} equal parts; choose a divisor "
+                "of it for training.accumulation"
+            )
         if self.decay not in DECAYS:
             raise ValueError(f"unknown decay {self.decay!r}; choose from {', '.join(map(repr, DECAYS))}")
+
+    def check_shared(self, count: int) -> None:
+        """Raise ValueError unless so many processes can share a batch evenly."""
+        if self.batch_size % (count * self.accumulation):
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be shared by {count} processes in {self.accumulation} equal "
+                f"parts each; use a multiple of {count * self.accumulation}"
+            )
 
 
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -127,11 +138,7 @@ def train(
         DivergenceError: loss, gradient or weights are not finite; the last good checkpoint stays.
         ValueError: the batch cannot be shared evenly.
     """
-    if options.batch_size % (together.count * options.accumulation):
-        raise ValueError(
-            f"a batch of {options.batch_size} cannot be shared by {together.count} processes in {options.accumulation} "
-            f"equal parts each; use a multiple of {together.count * options.accumulation}"
-        )
+    options.check_shared(together.count)
     started = time.monotonic()
     saved = state.step
     gradient = gradient_of(state.model, loss_fn, together, graph=options.cuda_graph)

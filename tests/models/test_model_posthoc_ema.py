@@ -68,7 +68,7 @@ def test_the_width_is_the_standard_deviation_of_the_profile(std):
 
 @pytest.mark.parametrize("std", [0.0, -0.1, 0.3, float("nan"), float("inf")])
 def test_a_width_outside_of_the_range_is_refused(std):
-    with pytest.raises(ValueError, match=rf"the width of an average is {std:g}; it must lie in \(0, 0\.2887\]"):
+    with pytest.raises(ValueError, match=rf"the width of an average is {std:g}; it must lie in \(0, 0\.28867\]"):
         gamma_of(std)
 
 
