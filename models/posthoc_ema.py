@@ -50,8 +50,8 @@ def gamma_of(std: float) -> float:
     """
     if not 0 < std <= WIDEST:
         raise ValueError(
-            f"the width of an average is {std:g}; it must lie in (0, {math.floor(1e5 * WIDEST) / 1e5:g}], where the end is "
-            "the plain mean of all weights so far, and 0.05 to 0.15 are usual"
+            f"the width of an average is {std:g}; it must lie in (0, {math.floor(1e5 * WIDEST) / 1e5:g}], where the "
+            "end is the plain mean of all weights so far, and 0.05 to 0.15 are usual"
         )
     square = std**-2
     return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())
