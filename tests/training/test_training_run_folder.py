@@ -52,7 +52,7 @@ def test_what_may_change_is_reported(folder, config):
     config["model"]["precision"] = "float32"
     assert folder.changes(config) == [
         "data.root: '' -> 'elsewhere'",
-        "data.workers: 0 -> 3",
+        "data.workers: 2 -> 3",
         "model.dropout: 0.1 -> 0.5",
         "model.precision: 'auto' -> 'float32'",
         "sampling.sampler: 'deis' -> 'pc'",
