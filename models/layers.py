@@ -36,6 +36,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def products_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
+    """With convolutions and matrix products in a dtype, by autocast where it is not float32."""
+    lower = dtype != torch.float32 and device.type != "meta"
+    return torch.autocast(device.type, dtype) if lower else nullcontext()
+
+
 class StepEmbedding(nn.Module):
     """A learned row for each step of a chain; between two steps their rows are mixed linearly.
 

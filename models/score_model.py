@@ -1,13 +1,13 @@
 """The one wrapper that turns a network F(x, c_noise, y) into eps_hat, score and denoised image of a process."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from models.chain import ChainIndex
 from models.graphed import Graphed
+from models.layers import products_in
 from models.lowered import Lowered
 from sde_lib import PREDICTIONS, SDE, lookup, match_dims
 from sde_lib.sde import batch_time
@@ -120,7 +120,7 @@ class ScoreModel(nn.Module):
         # a state in float64 runs through a network in float32
         inner = next(self.net.parameters(), x).dtype if x.dtype == torch.float64 else x.dtype
         told = () if augment is None else (augment,)
-        with torch.autocast(x.device.type, dtype) if dtype != torch.float32 else nullcontext():
+        with products_in(dtype, x.device):
             out = self._run(dtype, (match_dims(c_in, x) * x).to(inner), self.c_noise(self.sde, t).to(inner), y, *told)
         return match_dims(k, x) * x + match_dims(c, x) * out.to(x.dtype)
 

@@ -3,7 +3,6 @@
 import copy
 import weakref
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from models import ScoreModel, recompute_blocks
+from models.layers import products_in
 from models.score_model import PRECISIONS
 from sde_lib import lookup
 
@@ -115,7 +115,7 @@ def _most_alive(
         recompute_blocks(net, checkpointing)
     with fake, living, torch.set_grad_enabled(by != "nothing"):
         x = torch.empty(shape, device=device, requires_grad=by == "input")
-        with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+        with products_in(dtype, device):
             out = net(x, torch.empty(shape[0], device=device))
         if out.requires_grad:
             out.float().square().mean().backward()
