@@ -36,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             scratch.mkdir()
             yield draft
             for part in (*draft.rglob("*"), draft):
-                _sync(part)
+                sync(part)
             if draft.is_dir() and path.is_dir():  # a folder replaces none but an empty one
                 path.rename(scratch / f"before_{path.name}")
             draft.replace(path)
@@ -80,7 +80,8 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

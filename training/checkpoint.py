@@ -8,7 +8,6 @@ ever unpickled.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.whole_files import sync
 from training.sharding import is_sharded, like
 
 MANIFEST = "manifest.json"
@@ -126,11 +126,11 @@ class Checkpoints:
         temporary = self.folder / f".writing_{target.name}"
         write_files(temporary, tensors, state)
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         if target.exists():  # the same step again: only after the new one is on the disk
             target.rename(self.folder / f".replaced_{target.name}")
         temporary.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         self._remove_leftovers()
         for old in self.list()[: -self.keep]:
             shutil.rmtree(old)
@@ -233,11 +233,3 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path)
 def _fingerprint(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
