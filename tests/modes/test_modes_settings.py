@@ -187,8 +187,9 @@ def test_a_dequantiser_fits_the_data_and_has_its_settings():
 def test_options_of_the_dequantiser():
     config = tiny_digits(dequantizer_steps=9, dequantizer_batch_size=5, dequantizer_learning_rate=0.25)
     config.seed, config.data.workers, config.training.log_every = 3, 2, 4
+    steps = {"steps": 9, "log_every": 4, "checkpoint_every": 9}
     assert build_dequantizer_options(config) == TrainOptions(
-        steps=9, batch_size=5, learning_rate=0.25, decay="linear", seed=3, workers=2, log_every=4, checkpoint_every=9
+        **steps, batch_size=5, learning_rate=0.25, decay="linear", seed=3, workers=2, cuda_graph=False
     )
 
 
