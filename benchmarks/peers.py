@@ -91,6 +91,11 @@ class Ours:
         """The averaged weights as a score model."""
         return self.state.ema.model
 
+    def other_averages(self) -> dict[str, ScoreModel]:
+        """Those that are kept beside it, and the weights themselves."""
+        others = {name: average.model for name, average in self.state.averages.items() if name != "ema"}
+        return {"none": copy.deepcopy(self.state.model).eval(), **others}
+
     def save(self, folder: Path) -> None:
         self.state.save(Checkpoints(folder, keep=1))
 
@@ -204,6 +209,9 @@ class Diffusers:
                 return pretrained.load(folder).to(device)
         told = {"process": "vp", "process_options": {}, "prediction": "eps", "conditioning": "chain", "chain": CHAIN}
         return replace(self.description, **told).around(net).eval()
+
+    def other_averages(self) -> dict[str, ScoreModel]:
+        return {}
 
     def save(self, folder: Path) -> None:
         parts = {"net": self.net, "optimizer": self.optimizer, "ema": self.ema}

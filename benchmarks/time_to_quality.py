@@ -3,7 +3,7 @@
     python benchmarks/time_to_quality.py --data=IMAGES.zip --minutes=10                      # a small network, on a CPU
     python benchmarks/time_to_quality.py --data=IMAGES.zip --minutes=5 --config=cifar10 --device=cuda --batch=128
     python benchmarks/time_to_quality.py --data=IMAGES.zip --minutes=2 --config=song_cifar10:vp_ddpmpp --device=cuda \
-        --contestants=ours,logistic,log_snr,edm            # an ablation; RECIPES below names them, --set adds to all
+        --contestants=ours,logistic,log_snr,edm,v+logistic # an ablation; RECIPES below names them, --set adds to all
     python benchmarks/time_to_quality.py --show            # the table of what is in the folder
 
 All train the same network from the same weights on the same batches (32x32 colour images; a tenth is held out) for the
@@ -34,7 +34,7 @@ from race import CLOCK_HELP, begin, row, settle, tell
 
 from configs import cifar10
 from data import Dataset, TensorDataset, UniformDequantizer, get_dataset, train_batches, whole_file
-from evaluation import ODEEstimator, computing_in, evaluate_likelihood, heldout_loss
+from evaluation import HeldOutLoss, ODEEstimator, computing_in, evaluate_likelihood, heldout_loss
 
 RECIPES: dict[str, dict[str, object]] = {
     "ours": {},
@@ -51,6 +51,7 @@ RECIPES: dict[str, dict[str, object]] = {
     },
     "ema_999": {"training.ema_decay": 0.999},
     "no_ema": {"training.ema_decay": 0.0},
+    "averages": {"training.averages": "0.99,0.995,0.998,0.999,power:0.05,power:0.1,power:0.15,power:0.2,power:0.25"},
     "v": {"model.prediction": "v"},
     "edm": {"model.prediction": "edm", "model.conditioning": "log_snr", "model.sigma_data": 0.5},
     "edm_logistic": {
@@ -60,12 +61,16 @@ RECIPES: dict[str, dict[str, object]] = {
         "training.time_law": "logistic",
     },
     "cosine_decay": {"training.decay": "cosine"},
+    "linear_decay": {"training.decay": "linear"},
     "rate_1e-4": {"training.learning_rate": 1e-4},
+    "rate_5e-4": {"training.learning_rate": 5e-4},
+    "rate_1e-3": {"training.learning_rate": 1e-3},
+    "rate_2e-3": {"training.learning_rate": 2e-3},
     "no_dropout": {"model.dropout": 0.0},
     "ddpm_chain": {"training.loss": "ddpm", "training.ddpm_steps": 1000},
     "no_graph": {"training.cuda_graph": False},
 }
-"""Name -> what it changes in the configuration. Beside them there are "diffusers" and "diffusers_best"."""
+"""Name -> what it changes in the configuration; names joined by + are changes made together."""
 
 PEERS = {"diffusers": "float32", "diffusers_autocast": "bfloat16", "diffusers_best": "best"}
 """Name -> variant of benchmarks/peers.py."""
@@ -143,13 +148,14 @@ def contestant(name: str, options: argparse.Namespace, device: torch.device):
         peer = Diffusers(config, PEERS[name], device)
         peer.warmup = options.warmup
         return peer, config
-    if name not in RECIPES:
-        raise SystemExit(f"unknown contestant {name!r}; choose from {', '.join([*PEERS, *RECIPES])}")
-    for key, value in RECIPES[name].items():
-        section, own = key.split(".")
-        if own not in config[section]:
-            raise SystemExit(f"contestant {name!r} sets {key}, which the configuration does not have")
-        config[section][own] = value
+    for part in name.split("+"):
+        if part not in RECIPES:
+            raise SystemExit(f"unknown contestant {part!r}; choose from {', '.join([*PEERS, *RECIPES])}")
+        for key, value in RECIPES[part].items():
+            section, own = key.split(".")
+            if own not in config[section]:
+                raise SystemExit(f"contestant {part!r} sets {key}, which the configuration does not have")
+            config[section][own] = value
     return Ours(config, "as configured", device), config
 
 
@@ -207,11 +213,17 @@ def train_until(end, budget, peer, config, record, train, options, device) -> No
 
 
 def score(peer, record, test, options, device, *, last: bool) -> None:
-    """Held-out error in bins, and at the end bits/dim, of the averaged weights, in float32."""
+    """Held-out error in bins, and at the end bits/dim, of the averaged weights, in float32; and of other averages."""
+
+    def error(model) -> HeldOutLoss:
+        with computing_in(model, "float32"), torch.no_grad():
+            return heldout_loss(model.sde, model.eps, test, num_images=options.heldout, bins=8, seed=0, device=device)
+
     model = peer.averaged()
-    with computing_in(model, "float32"), torch.no_grad():
-        found = heldout_loss(model.sde, model.eps, test, num_images=options.heldout, bins=8, seed=0, device=device)
+    found = error(model)
     mark = {"seconds": record["seconds"], "step": record["step"], **asdict(found)}
+    if last:
+        mark["averages"] = {name: asdict(error(other)) for name, other in peer.other_averages().items()}
     if last and options.bits:
         options_of_ode = {"rtol": 1e-2, "atol": 1e-2, "log_prob_care": 20.0}
         estimator = ODEEstimator(model.sde, scored(model), UniformDequantizer(test.quantizer), options=options_of_ode)
@@ -248,6 +260,13 @@ def show(folder: Path) -> None:
         cells = [record["name"], f"{record['seconds'] / 60:.1f}", f"{record['step']}", f"{images}"]
         cells += [f"{mark['loss']:.4f} ± {mark['std_error']:.4f}", *(f"{value:.4f}" for value in mark["bins"])]
         row([*cells, f"{mark['bits_per_dim']:.3f} ± {mark['bits_error']:.3f}" if "bits_per_dim" in mark else ""])
+    for record in records:
+        others = record["marks"][-1].get("averages")
+        if others:
+            print(f"\nHeld-out loss of other averages of {record['name']}\n")
+            row(list(others))
+            row(["---"] * len(others))
+            row([f"{found['loss']:.4f}" for found in others.values()])
     print("\nHeld-out loss after each quarter of the time, and of what was added later\n")
     most = max(len(record["marks"]) for record in records)
     row(["", *(str(number + 1) for number in range(most))])

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import diffusers
@@ -18,6 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from contestants import configure
 from peers import CHAIN, Diffusers, Ours
 from race import Way, alternate, count_flop
+from rounded_products import RoundedProducts
 
 CPU = torch.device("cpu")
 TINY = ["model.channels=8", "model.channel_mult=(1,2)", "model.res_blocks=1", "model.dropout=0.0"]
@@ -127,3 +129,34 @@ def test_a_way_that_has_used_its_seconds_sits_out():
     ways = [Way(name, lambda: None, 1, 1.0) for name in "ab"]
     alternate(ways, argparse.Namespace(device="cpu", rounds=5, seconds=0.0, clock="wall"))
     assert [len(way.seconds) for way in ways] == [1, 1]
+
+
+def test_rounded_products_are_those_of_bfloat16():
+    """Sums of 64 products of numbers with few digits are exact in float32: nothing but the rounding is left."""
+    few = torch.randint(-15, 16, (2, 64, 64)).bfloat16()
+    exact = few[0].double() @ few[1].double()
+    with RoundedProducts() as products:
+        found = few[0] @ few[1]
+    assert products.count == 1
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+
+
+def test_rounded_products_have_the_gradients_of_bfloat16():
+    """PyTorch's own differ by the order of their sums, and within attention: by a few units of the last of 8 bits."""
+
+    def work(x, kernel):
+        y = nn.functional.conv2d(x, kernel, padding=1)
+        tokens = y.flatten(2).transpose(1, 2)[:, None]
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    x, kernel, weight = torch.randn(2, 8, 6, 6), torch.randn(8, 8, 3, 3) / 8, torch.randn(2, 1, 36, 8)
+    found = []
+    for context in (nullcontext(), RoundedProducts()):
+        leaves = [value.bfloat16().requires_grad_() for value in (x, kernel)]
+        with context:
+            y = work(*leaves)
+            found.append([y, *torch.autograd.grad((y * weight.bfloat16()).sum(), leaves)])
+    for own, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.bfloat16
+        assert float((rounded - own).detach().float().norm() / own.detach().float().norm()) < 2**-7
