@@ -1,6 +1,7 @@
 """Command line: flags -> build -> mode. No mathematics, no loop.
 
 python run_lib.py --mode=train                                   train, sample and score the default: digits
+python run_lib.py --mode=doctor                                  look at the data and the process before that
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
 python run_lib.py --mode=average                                 the best of several averages of the weights
@@ -96,6 +97,8 @@ def build_run(config: ConfigDict) -> Run:
         source, config = read_source(config, FLAGS.source, FLAGS.source_format, FLAGS.source_config)
     elif FLAGS.source is not None:
         raise ValueError(f"--source is for --mode=import; --mode={FLAGS.mode} works on a run folder, --workdir")
+    if FLAGS.mode == "doctor":
+        config.data.cache = ""  # it looks at the files themselves, and leaves no others
     if FLAGS.mode != "edit" and (FLAGS.image is not None or FLAGS.mask is not None):
         raise ValueError(f"--image and --mask are for --mode=edit; --mode={FLAGS.mode} has no use for them")
     settings.check(config.to_dict(), documented.to_dict())

@@ -185,6 +185,9 @@ def get_config() -> ConfigDict:
     averaging.widths = "0.03,0.05,0.07,0.1,0.14,0.2"  # averages by power functions that snapshots are to give
     averaging.step = 0  # training step at which; one of a snapshot; 0: that of the checkpoint
 
+    config.doctor = doctor = ConfigDict()
+    doctor.num_images = 0  # samples of each split that are read, drawn at random; 0: all
+
     config.interpolation = interpolation = ConfigDict()
     interpolation.split = "test"  # of the images
     interpolation.first = 0  # index of the first image; pairs are neighbours

@@ -23,6 +23,7 @@ from data.order import batch_indices
 from data.quantizer import Quantizer
 from data.randomness import derive_seed, make_generator
 from data.shards import Shards
+from data.survey import Survey, survey
 from data.toy import Toy
 from data.whole_files import whole_file, writing
 from sde_lib.registry import lookup
@@ -41,6 +42,7 @@ __all__ = [
     "Draws",
     "Quantizer",
     "StepDraws",
+    "Survey",
     "TensorDataset",
     "TruncatedNormalDequantizer",
     "UniformDequantizer",
@@ -55,6 +57,7 @@ __all__ = [
     "make_generator",
     "parse_labels",
     "prepare",
+    "survey",
     "train_batches",
     "whole_file",
     "writing",

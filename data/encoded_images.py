@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.dataset import Batch, Dataset
-from data.images import load_image, make_transform
+from data.images import cropped_size, load_image, make_transform
 from data.labels import check_labels
 from data.quantizer import Quantizer
 from sde_lib.registry import lookup
@@ -108,6 +108,15 @@ class EncodedImages(Dataset):
         """
         content = io.BytesIO(self.content(index))
         return load_image(content, channels=self.shape[0], transform=self._transform, name=self.place(index))
+
+    def cropped_size(self, index: int) -> tuple[int, int]:
+        """Width and height of what the crop leaves of an image, before it is resized.
+
+        Raises:
+            ValueError: the image is too small for the crop.
+            OSError: it cannot be read.
+        """
+        return cropped_size(io.BytesIO(self.content(index)), self.crop)
 
     def _read_into(self, out: Tensor, index: int) -> int:
         """Decode an image, or where such are skipped the next one that can be; returns the index of that."""

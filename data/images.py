@@ -2,12 +2,13 @@
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sde_lib.registry import lookup
@@ -103,6 +104,25 @@ CROPS: dict[str, Transform] = {
     "celeba140": celeba140_crop,
     "celeba128": celeba128_crop,
 }
+
+
+def cropped_size(file: BinaryIO, crop: str) -> tuple[int, int]:
+    """Width and height of what a crop leaves of an image; of the image only the header is read.
+
+    Raises:
+        ValueError: the image is too small for the crop.
+        OSError: it is no image.
+    """
+    with Image.open(file) as source:
+        width, height = source.size
+        if source.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # the camera lay on its side
+            width, height = height, width
+    return _size_after(crop, width, height)
+
+
+@lru_cache
+def _size_after(crop: str, width: int, height: int) -> tuple[int, int]:
+    return CROPS[crop](Image.new("1", (width, height))).size
 
 
 def _centered(image: Image.Image, side: int) -> Image.Image:

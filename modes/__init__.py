@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from modes.average import average_run
 from modes.dequantizer import train_dequantizer
+from modes.doctor import examine_run
 from modes.dry_run import dry_run
 from modes.edit import edit_image
 from modes.export_run import export_run
@@ -18,6 +19,7 @@ from modes.sample import sample_run
 from modes.train import train_run
 
 MODES: dict[str, Callable[[Run], None]] = {
+    "doctor": examine_run,
     "train": train_run,
     "sample": sample_run,
     "likelihood": score_run,

@@ -71,6 +71,7 @@ AT_LEAST: dict[str, float] = {
     "likelihood.check": 0,
     "likelihood.samples": 1,
     "averaging.step": 0,
+    "doctor.num_images": 0,
     "interpolation.first": 0,
     "interpolation.pairs": 1,
     "interpolation.moments": 2,

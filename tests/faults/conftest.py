@@ -11,6 +11,7 @@ from injection import AVERAGES, SCORES, TRAINING, Subject
 ON_DIGITS = {
     "sample": ["--config.sampling.num_images=4", "--config.sampling.steps=12", "--config.sampling.trajectory=3"],
     "likelihood": [*SCORES, "--config.likelihood.estimate=all", "--config.likelihood.codes=True"],
+    "doctor": ["--config.training.steps=2000"],
     "edit": ["--image=3", "--mask=left", "--config.sampling.trajectory=2"],
 }
 """Mode -> arguments, where the mode alone does not show all that it writes."""
