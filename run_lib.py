@@ -4,6 +4,7 @@ python run_lib.py --mode=train                                   train, sample a
 python run_lib.py --mode=doctor                                  look at the data and the process before that
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
+python run_lib.py --mode=evaluate                                samples against data: FID and others
 python run_lib.py --mode=average                                 the best of several averages of the weights
 python run_lib.py --mode=interpolate
 python run_lib.py --mode=edit --image=PICTURE --mask=PICTURE            restore, vary or relabel an image

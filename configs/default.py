@@ -118,6 +118,8 @@ def get_config() -> ConfigDict:
     training.sample_every = 10_000  # steps between sample pictures; 0: none
     training.heldout_every = 5000  # steps between losses on held-out data (likelihood.split); 0: none
     training.heldout_images = 512  # first images of the split on which it is computed; 0: all
+    training.evaluate_every = 0  # steps between evaluations of samples (section evaluation, one draw); 0: none
+    training.evaluate_images = 1000  # samples of these
     training.time_limit = 0.0  # minutes after which training saves and stops; 0: none
     training.cuda_graph = True  # on a GPU, the gradient as one CUDA graph; not with checkpointing or data.augment
 
@@ -180,6 +182,18 @@ def get_config() -> ConfigDict:
     likelihood.precision = "float32"  # float32, bfloat16
     likelihood.samples = 32  # elbo: places of the integral for each image; ddpm: transitions
     likelihood.codes = False  # ode: keep the latent codes of the first draw (.npz)
+
+    config.evaluation = evaluation = ConfigDict()  # its samples are drawn as the section sampling tells
+    evaluation.split = "train"  # of the data with which samples are compared
+    evaluation.reference_images = 50_000  # first images of it; 0: all
+    evaluation.num_images = 50_000  # samples in a draw
+    evaluation.draws = 3  # of which mean and deviation are told; their seeds are sampling.seed and those that follow
+    evaluation.compare = ""  # several samplers and steps, "deis:10,heun:18,ode"; "": sampling.sampler
+    evaluation.extractor = "auto"  # of features: inception, classifier, identity, MODULE:ATTRIBUTE (docs/evaluation.md)
+    evaluation.weights = ""  # file of Inception's; "": torch hub's folder, where they are downloaded once
+    evaluation.classifier_seed = 0  # of the classifier's training
+    evaluation.reference = ""  # file of features, or of published moments mu and sigma (.npz); "": made of the data
+    evaluation.best = "auto"  # metric by which training keeps the best checkpoint; auto: the Fréchet distance
 
     config.averaging = averaging = ConfigDict()  # its held-out images and their noise are those of likelihood
     averaging.widths = "0.03,0.05,0.07,0.1,0.14,0.2"  # averages by power functions that snapshots are to give

@@ -37,4 +37,5 @@ def get_config(process: str = "vp") -> ConfigDict:
     config.training.time_limit = 3.0
 
     config.likelihood.batch_size = 100
+    config.evaluation.num_images = 1500  # as many as there are to compare with
     return config

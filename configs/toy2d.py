@@ -38,4 +38,5 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
     config.likelihood.num_images = 2000
     config.likelihood.batch_size = 2000
     config.likelihood.divergence = "exact"
+    config.evaluation.num_images = 10_000
     return config

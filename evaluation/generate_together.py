@@ -23,6 +23,7 @@ def generate_together(
     rank: int = 0,
     world_size: int = 1,
     first_again: bool = False,
+    work: str = "sampling",
 ) -> Generated | None:
     """Draw the samples 0 .. n - 1.
 
@@ -34,6 +35,7 @@ def generate_together(
         rank: this process; with several, all need the same ``parts``.
         world_size: number of processes.
         first_again: the first batch is drawn even if it is there, since something watches how it comes about.
+        work: what the bar says is being done.
 
     Returns:
         the samples. Of several processes only that of rank 0 waits for the others and returns them; these return None
@@ -51,11 +53,11 @@ def generate_together(
     kept = [batch for batch in batches if done.issuperset(batch)]
     started, total = sum(map(len, kept)), sum(map(len, batches))
     if started and rank == 0:
-        print(f"{started} of {total} samples were drawn by an earlier run; going on from there", flush=True)
+        print(f"{work}: {started} of {total} samples were done by an earlier run; going on from there", flush=True)
     with tqdm(
         total=total,
         initial=started,
-        desc="sampling",
+        desc=work,
         unit="sample",
         disable=None if rank == 0 else True,
         leave=False,

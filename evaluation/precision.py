@@ -1,7 +1,7 @@
-"""The precision in which a likelihood is computed."""
+"""The precision in which likelihoods and features are computed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -16,14 +16,24 @@ def computing_in(model: ScoreModel, precision: str) -> Iterator[None]:
     In float32 its products are whole ones: CUDA would by default compute convolutions with 10 bits of mantissa (TF32).
     """
     lookup(PRECISIONS, precision, "precision")
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = model.precision, [backend.allow_tf32 for backend in backends]
+    before = model.precision
     try:
         model.precision = precision
+        with whole_products() if precision == "float32" else nullcontext():
+            yield
+    finally:
+        model.precision = before
+
+
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """Context in which CUDA multiplies float32 numbers with all their bits."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
         for backend in backends:
-            backend.allow_tf32 = backend.allow_tf32 and precision != "float32"
+            backend.allow_tf32 = False
         yield
     finally:
-        model.precision = before[0]
-        for backend, allowed in zip(backends, before[1], strict=True):
+        for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed

@@ -10,6 +10,7 @@ from modes.dequantizer import train_dequantizer
 from modes.doctor import examine_run
 from modes.dry_run import dry_run
 from modes.edit import edit_image
+from modes.evaluate import evaluate_run
 from modes.export_run import export_run
 from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
@@ -23,6 +24,7 @@ MODES: dict[str, Callable[[Run], None]] = {
     "train": train_run,
     "sample": sample_run,
     "likelihood": score_run,
+    "evaluate": evaluate_run,
     "average": average_run,
     "interpolate": interpolate_images,
     "edit": edit_image,

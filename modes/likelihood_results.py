@@ -1,17 +1,14 @@
 """What a likelihood is called on the disk, and what must be known to cite it."""
 
-import platform
 import re
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from data import Dataset
 from modes.digest import digest
 from modes.likelihood_settings import ddpm_chain, dequantization
+from modes.provenance import device_name, versions
 from modes.run import Run
 from training.checkpoint import MANIFEST
 
@@ -39,25 +36,14 @@ def describe_result(name: str, run: Run, dataset: Dataset, checkpoint: Path) -> 
         },
         "dequantization": kind,
         "settings": {**config.likelihood.to_dict(), "estimate": name},
-        "versions": {
-            **{package: _version(package) for package in ("score-sde", "torchdiffeq")},
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
+        "versions": versions("torchdiffeq"),
+        "device": device_name(device),
     }
     if name == "ddpm":
         described["ddpm_steps"] = ddpm_chain(config, run.experiment.sde)
     if kind == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
         described["dequantizer"] = {"checkpoint": str(newest), "weights": digest((newest / MANIFEST).read_text(), 16)}
     return described
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # run from the source, without an installation
-        return None
 
 
 def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:

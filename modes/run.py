@@ -19,7 +19,7 @@ from training.builders import Experiment
 from training.checkpoint import step_of
 from training.settings import AUTO
 
-SHARED = ("train", "sample", "likelihood")
+SHARED = ("train", "sample", "likelihood", "evaluate")
 """Modes whose work several processes may share."""
 
 

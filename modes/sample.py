@@ -85,11 +85,30 @@ def draw(
 def _draw(
     run: Run, model: ScoreModel, parts: Parts, on_step: Callable[[int, Progress], None] | None
 ) -> Generated | None:
+    sampling = run.config.sampling
+    several = sampling.num_images > sampling.batch_size
+    batch = batches(run, model, on_step, progress=not several)
+    if not several:
+        return batch(0, sampling.num_images) if run.rank == 0 else None
+    return generate_together(
+        batch,
+        sampling.num_images,
+        batch_size=sampling.batch_size,
+        parts=parts,
+        rank=run.rank,
+        world_size=run.world_size,
+        first_again=on_step is not None,
+    )
+
+
+def batches(
+    run: Run, model: ScoreModel, on_step: Callable[[int, Progress], None] | None = None, *, progress: bool = False
+) -> Callable[[int, int], Generated]:
+    """(first, size) -> the samples first .. first + size - 1 of those that the section ``sampling`` asks for."""
     sampling, experiment = run.config.sampling, run.experiment
     sampler = build_sampler(run.config, experiment.sde)
     score_fn = guided(run.config, experiment.sde, model)
     labels = sample_labels(run.config, experiment.dataset, sampling.num_images)
-    several = sampling.num_images > sampling.batch_size
 
     def batch(first: int, size: int) -> Generated:
         return generate(
@@ -103,21 +122,11 @@ def _draw(
             seed=sampling.seed,
             first=first,
             device=experiment.device,
-            progress=not several,
+            progress=progress,
             on_step=on_step,
         )
 
-    if not several:
-        return batch(0, sampling.num_images) if run.rank == 0 else None
-    return generate_together(
-        batch,
-        sampling.num_images,
-        batch_size=sampling.batch_size,
-        parts=parts,
-        rank=run.rank,
-        world_size=run.world_size,
-        first_again=on_step is not None,
-    )
+    return batch
 
 
 def name_parts(run: Run, checkpoint: Path) -> str:

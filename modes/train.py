@@ -6,6 +6,8 @@ from pathlib import Path
 
 from evaluation import Parts, picture, save_picture
 from models import ScoreModel
+from modes.best import sample_measure
+from modes.evaluation_settings import check_evaluation_settings
 from modes.heldout import heldout_measure
 from modes.likelihood import score
 from modes.memory import memory_lines, plan_training
@@ -31,6 +33,8 @@ def train_run(run: Run) -> None:
     config, folder = run.config, run.folder
     loss_fn = builders.build_loss(config, run.experiment.sde)
     check_evaluation(run, scores=True)
+    if config.training.evaluate_every:
+        check_evaluation_settings(run)
     flops = training_flops(run.experiment.model, run.experiment.dataset.shape).total
     with joined(run.rank, run.world_size) as together:
         budget = plan_training(run, together)
@@ -89,6 +93,7 @@ def _train(
         print(*words, sep="\n", flush=True)
         if state.step >= options.steps:
             print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")
+    on_evaluate = sample_measure(run, lambda: _averaged(run, state), together)
     with Metrics(folder.path, state.step) if together.first else nullcontext() as metrics:
 
         def on_sample(step: int) -> None:
@@ -114,9 +119,11 @@ def _train(
             device=experiment.device,
             on_sample=on_sample,
             on_heldout=heldout_measure(run, lambda: _averaged(run, state), together),
+            on_evaluate=on_evaluate,
             flops=flops,
             together=together,
             snapshots=folder.snapshots,
+            best=folder.best,
         )
 
 

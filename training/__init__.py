@@ -5,7 +5,7 @@ from training.fitting import fewest_parts, largest_power, really_fits
 from training.flops import Flops, quantity, training_flops
 from training.gradient import LossFn
 from training.lock import locked
-from training.loop import TrainOptions, train
+from training.loop import Evaluated, TrainOptions, train
 from training.memory import MemoryEstimate, estimate_memory
 from training.metrics import Metrics
 from training.processes import ALONE, Processes, joined
@@ -18,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "DivergenceError",
+    "Evaluated",
     "Flops",
     "LossFn",
     "MemoryEstimate",

@@ -232,6 +232,7 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         snapshot_every=settings.ema_snapshot_every,
         sample_every=settings.sample_every,
         heldout_every=settings.heldout_every,
+        evaluate_every=settings.evaluate_every,
         time_limit=settings.time_limit,
         # checkpointing asks for dropout's state, and augmentation which images it moved: a graph cannot
         cuda_graph=settings.cuda_graph and not settings.checkpointing and not config.data.augment,

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,29 @@ class Checkpoints:
                 path.rename(whole)
         for path in (*self.folder.glob(".writing_*"), *self.folder.glob(".replaced_*")):
             shutil.rmtree(path)
+
+
+class BestCheckpoint(Checkpoints):
+    """The checkpoint of the best step so far, by whatever measure: one that is saved replaces the one before.
+
+    Args:
+        folder: where it lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, keep=sys.maxsize)
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+        """See ``Checkpoints.save``; the one before goes when this one is on the disk, of whichever step it is."""
+        saved = super().save(step, tensors, state)
+        for path in self.list():
+            if path != saved:
+                shutil.rmtree(path)
+        return saved
+
+    def states(self) -> "list[dict[str, Any]]":
+        """The plain values of what lies there: of one checkpoint; of two, if the saving of one was cut off."""
+        return [json.loads((path / STATE).read_text()) for path in self.list() if (path / STATE).is_file()]
 
 
 def write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class TrainOptions:
         snapshot_every: steps between snapshots of the averages by power functions; 0 for none.
         sample_every: steps between sample pictures; 0 for none.
         heldout_every: steps between evaluations of held-out data (one more at the end); 0 for none.
+        evaluate_every: steps between evaluations of samples (one more at the end); 0 for none.
         time_limit: minutes after which training saves and stops; 0 for none.
         cuda_graph: on a GPU, record the gradient of a part as a CUDA graph.
     """
@@ -61,6 +63,7 @@ class TrainOptions:
     snapshot_every: int = 0
     sample_every: int = 0
     heldout_every: int = 0
+    evaluate_every: int = 0
     time_limit: float = 0.0
     cuda_graph: bool = True
 
@@ -90,6 +93,23 @@ DECAYS: dict[str, Callable[[float], float]] = {
 """Name -> factor of the learning rate at a share of the run."""
 
 
+class Evaluated(NamedTuple):
+    """What an evaluation of samples found.
+
+    Attributes:
+        values: what to record, by name.
+        best: whether this step is the best so far, and its state is to be kept; the same on every process.
+        kept: what is kept with it.
+    """
+
+    values: Mapping[str, float]
+    best: bool = False
+    kept: Mapping[str, Any] = {}
+
+
+NOT_EVALUATED = Evaluated(NOTHING)
+
+
 def learning_rate(options: TrainOptions, step: int) -> float:
     """The rate of a step (0 is the first): linear warm-up, then the decay."""
     warm = min(1.0, (step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
@@ -107,9 +127,11 @@ def train(
     device: torch.device | str = "cpu",
     on_sample: Callable[[int], None] | None = None,
     on_heldout: Callable[[int], Mapping[str, float]] | None = None,
+    on_evaluate: Callable[[int], Evaluated] | None = None,
     flops: int = 0,
     together: Processes = ALONE,
     snapshots: Checkpoints | None = None,
+    best: Checkpoints | None = None,
 ) -> str:
     """Train from ``state.step`` to ``options.steps``.
 
@@ -127,9 +149,11 @@ def train(
         device: device of the model.
         on_sample: called with the step every ``sample_every`` steps, on every process.
         on_heldout: called with the step every ``heldout_every`` steps, on every process; what to record, by name.
+        on_evaluate: called with the step every ``evaluate_every`` steps, on every process.
         flops: operations of training on one sample, for the record; 0 for not known.
         together: the processes that share the work; the first one writes.
         snapshots: where those of ``options.snapshot_every`` are saved.
+        best: where the state is saved when ``on_evaluate`` finds it the best so far.
 
     Returns:
         Why it ended: "finished", "time limit", or the name of a signal.
@@ -163,7 +187,7 @@ def train(
         flops=flops,
         time_limit=options.time_limit,
     )
-    targets = (checkpoints, snapshots) if together.first else (None, None)
+    targets = (checkpoints, snapshots, best) if together.first else (None, None, None)
     reason = REASONS[0]
     with Interruption() as interruption, progress, Saver(*targets) as saver:
         try:
@@ -174,12 +198,16 @@ def train(
                 state.step += 1
                 state.whole = True
                 last = state.step == options.steps
-                heldout = NOTHING
+                heldout, evaluated = NOTHING, NOT_EVALUATED
                 if on_heldout is not None and _due(state.step, options.heldout_every, last):
                     with progress.aside():
                         heldout = on_heldout(state.step)
-                if heldout or _due(state.step, options.log_every, last):
-                    progress.record(state.step, learning_rate(options, state.step - 1), heldout)
+                if on_evaluate is not None and _due(state.step, options.evaluate_every, last):
+                    with progress.aside():
+                        evaluated = on_evaluate(state.step)
+                measured = {**heldout, **evaluated.values}
+                if measured or _due(state.step, options.log_every, last):
+                    progress.record(state.step, learning_rate(options, state.step - 1), measured)
                 if on_sample is not None and _due(state.step, options.sample_every):
                     with progress.aside():
                         on_sample(state.step)
@@ -188,12 +216,14 @@ def train(
                 reason = together.latest(REASONS, interruption.requested or reason)
                 due = _due(state.step, options.checkpoint_every, last) or reason != "finished"
                 snapshot = _due(state.step, options.snapshot_every)
-                if due or snapshot:
+                if due or snapshot or evaluated.best:
                     progress.check()
                     if not together.all(state.finite()):  # by the last update, whose loss and gradient were
                         raise diverged(f"the weights are not finite after step {state.step}")
                 if snapshot:  # before the checkpoint, which vouches for it
                     saver.snapshot(state)
+                if evaluated.best:
+                    saver.best(state, evaluation=evaluated.kept)
                 if due:
                     saver.save(state)
                     saved = state.step

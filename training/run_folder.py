@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data import whole_file
-from training.checkpoint import CheckpointError, Checkpoints, step_of
+from training.checkpoint import BestCheckpoint, CheckpointError, Checkpoints, step_of
 
 FIXED = ("data", "sde", "model")
 FREE = ("data.root", "data.workers", "data.cache", "data.corrupt", "model.dropout", "model.precision")
@@ -29,9 +29,11 @@ class RunFolder:
         self.path = Path(os.path.expanduser(path))
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self.snapshots = Checkpoints(self.path / "ema_snapshots", keep=sys.maxsize)
+        self.best = BestCheckpoint(self.path / "best")
         self.averages = self.path / "averages"
         self.samples = self.path / "samples"
         self.likelihood = self.path / "likelihood"
+        self.evaluation = self.path / "evaluation"
         self.dequantizer = Checkpoints(self.path / "dequantizer" / "checkpoints", keep=1)
 
     @property

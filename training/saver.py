@@ -23,11 +23,18 @@ class Saver:
     Args:
         checkpoints: where they go; None for a process that gives its shares, and writes nothing.
         snapshots: where those of averages go, likewise.
+        best: where that of the best step goes, likewise.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, snapshots: Checkpoints | None = None) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        snapshots: Checkpoints | None = None,
+        best: Checkpoints | None = None,
+    ) -> None:
         self._checkpoints = checkpoints
         self._snapshots = snapshots
+        self._best = best
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._collector: Collector | None = None
@@ -43,6 +50,11 @@ class Saver:
     def snapshot(self, state: TrainState) -> None:
         """Begin to write a snapshot of the averages that are kept for others; see ``save``."""
         self._begin(self._snapshots, state, *state.snapshot())
+
+    def best(self, state: TrainState, **values: Any) -> None:
+        """Begin to write the checkpoint of the best step so far, with more plain values; see ``save``."""
+        tensors, own = state.content()
+        self._begin(self._best, state, tensors, {**own, **values})
 
     def _begin(
         self, target: Checkpoints | None, state: TrainState, tensors: Tensors, values: Mapping[str, Any]

@@ -130,7 +130,7 @@ def test_other_modes_are_for_one_process(cli, digits, monkeypatch, bytes_of, mod
         cli(f"--mode={mode}", f"--workdir={digits}")
         .fault()
         .startswith(
-            "several processes (torchrun) share the work of --mode=train, sample and likelihood only; start "
+            "several processes (torchrun) share the work of --mode=train, sample, likelihood and evaluate only; start "
             f"--mode={mode} once, without torchrun"
         )
     )

@@ -103,7 +103,7 @@ def test_samples_that_fail_half_way_go_on(cli, digits, whole, bytes_of, drawn):
     assert drawn == [4, 6]
     drawn.clear()
     out = cli(*SAMPLING, f"--workdir={digits}").good()
-    assert "4 of 7 samples were drawn by an earlier run; going on from there" in out
+    assert "4 of 7 samples were done by an earlier run; going on from there" in out
     assert drawn == [0, 4, 6]
     assert bytes_of(digits / "samples") == expected
 
@@ -119,7 +119,7 @@ def test_killed_samples_go_on(launcher, cli, digits, whole, tmp_path, bytes_of):
     os.kill(pid, signal.SIGKILL)
     assert launcher.wait(pid) == -signal.SIGKILL
     assert not list((digits / "samples").glob("*.json"))
-    assert "samples were drawn by an earlier run" in cli(*SAMPLING, f"--workdir={digits}").good()
+    assert "samples were done by an earlier run" in cli(*SAMPLING, f"--workdir={digits}").good()
     assert bytes_of(digits / "samples") == expected
 
 

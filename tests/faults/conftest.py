@@ -15,6 +15,13 @@ ON_DIGITS = {
     "edit": ["--image=3", "--mask=left", "--config.sampling.trajectory=2"],
 }
 """Mode -> arguments, where the mode alone does not show all that it writes."""
+EVALUATING = [
+    "--config.data.cache=",  # what is made of the data lies in the run
+    "--config.evaluation.num_images=7",
+    "--config.evaluation.draws=2",
+    "--config.evaluation.reference_images=70",
+    "--config.evaluation.compare=deis:2,heun:2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +46,7 @@ def averaged(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def subject(launcher, tmp_path_factory, _trained_digits, exported, averaged):
+def subject(launcher, tmp_path_factory, _trained, _trained_digits, exported, averaged):
     """Mode -> ``Subject``."""
 
     @functools.cache
@@ -51,6 +58,8 @@ def subject(launcher, tmp_path_factory, _trained_digits, exported, averaged):
             return Subject(launcher, scratch, None, "--mode=train", *TRAINING, root)
         if mode == "import":
             return Subject(launcher, scratch, None, "--mode=import", f"--source={exported[1]}")
+        if mode == "evaluate":
+            return Subject(launcher, scratch, _trained, "--mode=evaluate", *EVALUATING)
         base = averaged if mode == "average" else _trained_digits
         return Subject(launcher, scratch, base, f"--mode={mode}", *ON_DIGITS.get(mode, []))
 

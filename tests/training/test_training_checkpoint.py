@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from training import CheckpointError, Checkpoints, load_checkpoint, load_weights
 from training import checkpoint as module
+from training.checkpoint import BestCheckpoint
 
 TENSORS = {
     "model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1.5)},
@@ -317,3 +318,16 @@ def test_moments_of_a_parameter_that_is_not_there(checkpoints, fresh_state):
     path = checkpoints.save(1, tensors, {"step": 1, "ema_updates": 1})
     with pytest.raises(CheckpointError, match=r"its optimizer knows net\.gone, which the model does not have"):
         state.load(path)
+
+
+def test_the_best_lies_alone_whatever_its_step(tmp_path):
+    best = BestCheckpoint(tmp_path / "best")
+    assert best.states() == []
+    for step in (5, 9, 7):
+        values = {"step": step, "evaluation": {"fid": 10 - step}}
+        path = best.save(step, {"model": {"weight": torch.full((2,), float(step))}}, values)
+        assert best.list() == [path]
+        assert best.states() == [values]
+        tensors, stored = load_checkpoint(path)
+        assert tensors["model"]["weight"].tolist() == [step, step]
+        assert stored == values

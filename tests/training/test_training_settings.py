@@ -54,7 +54,7 @@ def test_the_tables_name_keys_that_exist():
 def test_every_number_has_a_range_but_the_seeds_and_the_ends_of_one():
     numbers = {name for name, value in DEFAULT.items() if isinstance(value, int | float) and type(value) is not bool}
     free = numbers - {*settings.AT_LEAST, *settings.ABOVE_ZERO, *settings.BELOW_ONE}
-    assert free == {"seed", "sampling.seed", "likelihood.seed", "data.low", "data.high"}
+    assert free == {"seed", "sampling.seed", "likelihood.seed", "evaluation.classifier_seed", "data.low", "data.high"}
 
 
 @pytest.mark.parametrize(("name", "low"), settings.AT_LEAST.items())
@@ -132,8 +132,8 @@ def test_keys_are_those_of_the_default():
     with pytest.raises(ValueError, match=r"missing config key sampling\.snr; .*: .*batch_size, "):
         settings.check(config, plain())
     config = plain()
-    config["evaluation"] = {}
-    with pytest.raises(ValueError, match=r"unknown config key evaluation; .*: averaging, data, "):
+    config["evaluating"] = {}
+    with pytest.raises(ValueError, match=r"unknown config key evaluating; .*: averaging, data, "):
         settings.check(config, plain())
 
 
