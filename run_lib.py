@@ -30,7 +30,7 @@ from ml_collections import ConfigDict, config_flags
 from safetensors import SafetensorError
 
 from configs import default
-from modes import FORMATS, MODES, SHARED, Run, dry_run, read_source
+from modes import FORMATS, MODES, SHARED, Run, dry_run, import_files, read_source
 from samplers import SAMPLERS
 from sde_lib import lookup
 from training import RunFolder, builders, settings
@@ -104,6 +104,9 @@ def build_run(config: ConfigDict) -> Run:
         raise ValueError(f"--image and --mask are for --mode=edit; --mode={FLAGS.mode} has no use for them")
     settings.check(config.to_dict(), documented.to_dict())
     folder = RunFolder(run_path(), config.training.keep_checkpoints)
+    stored = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem == "stored"
+    typed = any(re.match(r"--?config\.imports=", argument) for argument in sys.argv)
+    config.imports = import_files(config.imports, HOME, folder.path, stored=stored and not typed)
     if world_size > 1 and config.device in ("auto", "cuda") and torch.cuda.is_available():
         config.device = f"cuda:{local % torch.cuda.device_count()}"
     experiment = builders.build_experiment(config)

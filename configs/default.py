@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of initialisation and training; sampling and likelihood have their own
     config.device = "auto"  # "auto": cuda where there is one, else cpu; or a torch device
+    config.imports = ""  # Python files of yours, divided by commas, that add to the registries: docs/your_process.md
     config.threads = 0  # CPU threads of one operation; 0: torch's choice, a thread for each core
 
     config.data = data = ConfigDict()

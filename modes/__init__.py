@@ -15,6 +15,7 @@ from modes.export_run import export_run
 from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
 from modes.likelihood import score_run
+from modes.own_files import import_files
 from modes.run import SHARED, Run, check_evaluation, describe
 from modes.sample import sample_run
 from modes.train import train_run
@@ -33,4 +34,14 @@ MODES: dict[str, Callable[[Run], None]] = {
     "export": export_run,
 }
 
-__all__ = ["FORMATS", "MODES", "SHARED", "Run", "check_evaluation", "describe", "dry_run", "read_source"]
+__all__ = [
+    "FORMATS",
+    "MODES",
+    "SHARED",
+    "Run",
+    "check_evaluation",
+    "describe",
+    "dry_run",
+    "import_files",
+    "read_source",
+]

@@ -1,0 +1,70 @@
+"""Files of the user's own: what they register is known to every mode, remembered by the run, and what it says it is."""
+
+import json
+
+import pytest
+
+from samplers import SAMPLERS
+from sde_lib import SDES
+
+TWINS = """
+from samplers import SAMPLERS
+from samplers.heun import Heun
+from sde_lib import SDES, VPSDE
+
+SDES["twin"] = VPSDE
+SAMPLERS["twin"] = Heun
+"""
+
+
+@pytest.fixture
+def twins(elsewhere):
+    """A file that gives the VP process and Heun's method a second name, forgotten after the test."""
+    tables = {id(table): (table, dict(table)) for table in (SDES, SAMPLERS)}
+    (elsewhere / "twins.py").write_text(TWINS)
+    yield "twins.py"
+    for table, before in tables.values():
+        table.clear()
+        table.update(before)
+
+
+def test_a_run_with_them_is_the_run_of_what_they_stand_for(cli, tiny, twins, same_weights, tmp_path, monkeypatch):
+    own = [f"--config.imports={twins}", "--config.sde.name=twin", "--sampler=twin"]
+    cli("--mode=train", f"--workdir={tmp_path / 'own'}", *tiny, *own).good()
+    cli("--mode=train", f"--workdir={tmp_path / 'ours'}", *tiny, "--sampler=heun").good()
+    same_weights(tmp_path / "own", tmp_path / "ours")
+    stored = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert stored["imports"] == str((tmp_path / "cwd" / "twins.py").resolve())
+    del SDES["twin"], SAMPLERS["twin"]
+    monkeypatch.chdir(tmp_path)  # the run knows where they are
+    assert "by twin, 7 network" in cli("--mode=sample", f"--workdir={tmp_path / 'own'}").good()
+    assert SDES["twin"] is SDES["vp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("absent.py", None, "config.imports names absent.py, but there is no such file"),
+        ("broken.py", "1 / 0", "broken.py: ZeroDivisionError: division by zero"),
+        ("words.txt", "words", "words.txt, which is no Python file"),
+        ("run/code.py", "raise KeyError('ran')", "which is in the run folder; code there is not run: move it"),
+    ],
+)
+def test_a_file_that_cannot_be_used(cli, tiny, elsewhere, name, content, fault):
+    if content is not None:
+        (elsewhere / name).parent.mkdir(exist_ok=True)
+        (elsewhere / name).write_text(content)
+    outcome = cli("--mode=train", f"--workdir={elsewhere / 'run'}", *tiny, f"--config.imports={name}")
+    assert fault in outcome.fault()
+    assert not (elsewhere / "run" / "config.json").exists()
+
+
+def test_a_run_folder_from_somebody_else_brings_no_code(cli, tiny, elsewhere):
+    (elsewhere / "theirs.py").write_text("raise KeyError('ran')")
+    folder = elsewhere / "run"
+    cli("--mode=train", f"--workdir={folder}", *tiny).good()
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {"imports": "theirs.py"}))
+    assert "imports theirs.py, which no run stores like that" in cli("--mode=sample", f"--workdir={folder}").fault()
+    typed = cli("--mode=sample", f"--workdir={folder}", "--config.imports=theirs.py")
+    assert "theirs.py: KeyError: 'ran'" in typed.fault()
