@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 from safetensors import SafetensorError
@@ -34,6 +33,7 @@ from modes import FORMATS, MODES, SHARED, Run, dry_run, import_files, read_sourc
 from samplers import SAMPLERS
 from sde_lib import lookup
 from training import RunFolder, builders, settings
+from training.processes import first_to_say
 
 HOME = Path(__file__).resolve().parent
 DEFAULT_RECIPE = "configs/digits.py"
@@ -107,9 +107,7 @@ def build_run(config: ConfigDict) -> Run:
     stored = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem == "stored"
     typed = any(re.match(r"--?config\.imports=", argument) for argument in sys.argv)
     config.imports = import_files(config.imports, HOME, folder.path, stored=stored and not typed)
-    if world_size > 1 and config.device in ("auto", "cuda") and torch.cuda.is_available():
-        config.device = f"cuda:{local % torch.cuda.device_count()}"
-    experiment = builders.build_experiment(config)
+    experiment = builders.build_experiment(config, local if world_size > 1 else None)
     place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
     return Run(
         config,
@@ -209,7 +207,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             _check_override(arg, config)
         rest = FLAGS(argv)
     except (flags.Error, ValueError, TypeError) as error:
-        fail(str(error), status=2)
+        fail(_taken(str(error), config), status=2)
     for name in ("workdir", "checkpoint", "source", "image", "mask"):
         if FLAGS[name].value == "":
             fail(f"--{name}= is empty; give a path, or leave it out", status=2)
@@ -231,6 +229,22 @@ def _check_override(arg: str, config: ConfigDict) -> None:
         node = lookup(node, key, f"key of {above}:")
     if match and isinstance(node, ConfigDict):
         raise ValueError(f"{arg}: {match[1]} is a section; set its keys one by one, as --config.{match[1]}.KEY=VALUE")
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
+"""Types of settings, in words."""
+
+
+def _taken(fault: str, config: ConfigDict) -> str:
+    """Of a setting whose value cannot be read: what it takes, in place of what Python says of the text."""
+    match = re.match(r"flag --config\.(?:(.+?)\.)?(\w+)=(.*?): (invalid literal|could not|\()", fault, re.DOTALL)
+    if match is None:
+        return fault
+    section, key, text, _ = match.groups()
+    node = config if section is None else config[section]
+    kind, value = KINDS.get(node.get_type(key)), node[key]
+    example = "" if value is None else f" such as {value!r}"
+    return f"config.{f'{section}.' if section else ''}{key} is {text!r}; it takes {kind}{example}" if kind else fault
 
 
 def _fault(error: Exception) -> str:
@@ -266,8 +280,10 @@ def default_path(recipe: str) -> Path:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print one line, and leave."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    """Print one line, and leave; of several processes that fail alike, one prints it."""
+    line = "error: " + " ".join(message.split())
+    if first_to_say(line):
+        print(line, file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -1,6 +1,7 @@
 """Arrays in a file: images of uint8 as ``.npy`` or ``.npz``, or continuous vectors of floating-point numbers."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _open(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
                 return np.load(path, mmap_mode="r", allow_pickle=False), None, False
             with np.load(file, allow_pickle=False) as content:
                 return _choose(content, split, path)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             if isinstance(error, _NoSamplesError):
                 raise
             raise ValueError(

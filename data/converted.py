@@ -128,7 +128,7 @@ def _convert(source: ImageFiles, path: Path) -> dict[str, Any]:
                     pixels[row] = image
                 bar.update()
             pixels.flush()
-            about["checksums"].append(zlib.crc32(pixels[rows.start : rows.stop]))
+            about["checksums"].append(zlib.crc32(pixels[rows.start : rows.stop].data))
             _write_json(notes, about)
     del pixels
     os.replace(draft, path)

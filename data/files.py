@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -77,7 +78,7 @@ class Archive(Files):
         """See ``Files.read``; its checksum is verified."""
         try:
             return self._zip.read(self._members[name])
-        except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise OSError(f"{self.place(name)} cannot be unpacked: {error}") from error
 
     def size(self, name: str) -> int:

@@ -8,6 +8,7 @@ bit of what it sees.
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count, islice
 
 import torch
@@ -79,13 +80,16 @@ def train_batches(
     Raises:
         ValueError: an argument is out of range. An error while loading reaches the caller unchanged.
     """
-    sharing = {"seed": seed, "rank": rank, "world_size": world_size, "shards": getattr(dataset, "shards", ())}
-    batch_indices(len(dataset), batch_size, start_step, **sharing)  # wrong arguments fail here, not at the first batch
+    shards = getattr(dataset, "shards", ())
+    indices = partial(
+        batch_indices, len(dataset), batch_size, seed=seed, rank=rank, world_size=world_size, shards=shards
+    )
+    indices(start_step)  # wrong arguments fail here, not at the first batch
     if workers < 0 or prefetch < 1:
         raise ValueError(f"need workers >= 0 and prefetch >= 1, got {workers=}, {prefetch=}")
 
     def load(step: int) -> Batch:
-        raw = dataset.fetch(batch_indices(len(dataset), batch_size, step, **sharing))
+        raw = dataset.fetch(indices(step))
         draws = StepDraws(seed, step, batch_size, range(rank, batch_size, world_size))
         return prepare(raw, dataset.quantizer, draws, dequantize=dequantize, flip=flip)
 

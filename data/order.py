@@ -23,6 +23,12 @@ BUFFER = 8192
 """Samples that are shuffled together, over all readers."""
 
 
+def require_rank(rank: int, world_size: int) -> None:
+    """Raise ValueError unless this is the number of one of so many processes."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
+
+
 def batch_indices(
     length: int,
     batch_size: int,
@@ -49,8 +55,7 @@ def batch_indices(
     """
     if length < 1 or batch_size < 1 or step < 0:
         raise ValueError(f"need length >= 1, batch_size >= 1 and step >= 0, got {length=}, {batch_size=}, {step=}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
+    require_rank(rank, world_size)
     if batch_size % world_size:
         raise ValueError(
             f"batch_size {batch_size} cannot be shared evenly by {world_size} processes; use a multiple of {world_size}"

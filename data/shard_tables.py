@@ -161,8 +161,8 @@ def _read_labels(
     buffer: bytes | mmap.mmap, images: dict[str, tarfile.TarInfo], members: dict[str, tarfile.TarInfo], url: str
 ) -> np.ndarray:
     """Labels of the images, int64 (N,) or (N, A); (N, 0) where no image has one."""
-    rows = {key: _parse(buffer, members[key], url) for key in images if key in members}
-    rows = {key: row for key, row in rows.items() if row is not None}
+    parsed = {key: _parse(buffer, members[key], url) for key in images if key in members}
+    rows = {key: row for key, row in parsed.items() if row is not None}
     if not rows:
         return np.zeros((len(images), 0), dtype=np.int64)
     lacking = [member.name for key, member in images.items() if key not in rows]

@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from evaluation.heldout import HeldOutLoss
 from models import ScoreModel
 
-Loss = Callable[[ScoreModel], float]
+Loss = Callable[[ScoreModel], HeldOutLoss]
 
 
 def choose(
     model: ScoreModel,
     candidates: Mapping[str, Mapping[str, Tensor]],
     loss: Loss,
-    report: Callable[[str, float], None] = lambda name, value: None,
-) -> tuple[str, dict[str, float]]:
+    report: Callable[[str, HeldOutLoss], None] = lambda name, found: None,
+) -> tuple[str, dict[str, HeldOutLoss]]:
     """The name of the best candidate, and the loss of each; in the end the model has the weights of the best.
 
     Args:
@@ -30,14 +31,14 @@ def choose(
     """
     if not candidates:
         raise ValueError("there are no weights to choose from")
-    losses: dict[str, float] = {}
+    losses: dict[str, HeldOutLoss] = {}
     for name, weights in candidates.items():
         _put(model, weights)
         losses[name] = loss(model)
-        if math.isnan(losses[name]):
+        if math.isnan(losses[name].loss):
             raise ValueError(f"the held-out loss of {name} is not a number")
         report(name, losses[name])
-    best = min(losses, key=lambda name: losses[name])
+    best = min(losses, key=lambda name: losses[name].loss)
     _put(model, candidates[best])
     return best, losses
 

@@ -37,6 +37,8 @@ class Classifier(nn.Module):
         outputs: number of logits.
     """
 
+    scale: Tensor
+
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
         widths = (channels, WIDTH, 2 * WIDTH, 2 * WIDTH)

@@ -1,5 +1,6 @@
 """Images made from images: other versions of one, and one with other labels."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,11 @@ from torch import Tensor
 from data import make_generator
 from evaluation.generate import Generated, generate
 from samplers import Sampler
-from sde_lib import SDE, ODESolution, ScoreFn, transport
+from sde_lib import SDE, ODESolution, transport
 
 
 def variations(
-    sampler: Sampler, sde: SDE, score_fn: ScoreFn, x0: Tensor, n: int, *, seed: int = 0, **options: Any
+    sampler: Sampler, sde: SDE, score_fn: Callable[..., Tensor], x0: Tensor, n: int, *, seed: int = 0, **options: Any
 ) -> Generated:
     """Noise an image up to the sampler's first time t_0, and let the sampler denoise it (SDEdit, arXiv 2108.01073).
 
@@ -38,12 +39,12 @@ def variations(
 
 def relabel(
     sde: SDE,
-    score_fn: ScoreFn,
+    score_fn: Callable[..., Tensor],
     x0: Tensor,
     *,
     before: Tensor,
     after: Tensor,
-    decode_score_fn: ScoreFn | None = None,
+    decode_score_fn: Callable[..., Tensor] | None = None,
     **solver: Any,
 ) -> ODESolution:
     """Encode images under the labels that they have, and decode their codes under others, by the probability-flow ODE.

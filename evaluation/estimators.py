@@ -104,6 +104,7 @@ class BoundEstimator:
 
     def __call__(self, raw: Batch, draws: Draws) -> Estimate:
         """Estimate a batch."""
+        log_q: Tensor | float
         if self.quantizer is not None and self.dequantizer is None:
             x0, log_q = self.quantizer.encode(raw.x).to(draws.device), 0.0
             decoder = partial(_decoded, self.quantizer, raw.x)

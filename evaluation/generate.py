@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 from data import derive_seed
 from samplers import PathNoise, Progress, Sampler
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE
+from sde_lib.arguments import require_at_least
 
 
 class _Labelled:
     """A score function with the labels of a batch."""
 
-    def __init__(self, score_fn: ScoreFn, y: Tensor) -> None:
+    def __init__(self, score_fn: Callable[..., Tensor], y: Tensor) -> None:
         self.score_fn, self.y = score_fn, y
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class Generated(NamedTuple):
 def generate(
     sampler: Sampler,
     sde: SDE,
-    score_fn: ScoreFn,
+    score_fn: Callable[..., Tensor],
     shape: Sequence[int],
     n: int,
     *,
@@ -59,7 +60,7 @@ def generate(
     Args:
         sampler: the method.
         sde: the process.
-        score_fn: its score.
+        score_fn: its score, a ``ScoreFn``; with labels one that takes them.
         shape: of one sample.
         n: number of samples.
         batch_size: samples drawn at once.
@@ -76,10 +77,8 @@ def generate(
         ValueError: n or batch_size below 1, first below 0, or another number of labels or states than n.
         SamplingError: scores or samples that are not finite.
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"{n} samples in batches of {batch_size}: both must be at least 1")
-    if first < 0:
-        raise ValueError(f"the first sample has index {first}; indices begin at 0")
+    require_at_least(1, n=n, batch_size=batch_size)
+    require_at_least(0, first=first)
     if labels is not None and (labels.ndim not in (1, 2) or len(labels) != n):
         raise ValueError(f"{n} samples need labels of shape ({n},) or ({n}, A), got {tuple(labels.shape)}")
     if x_init is not None and x_init.shape != (n, *shape):

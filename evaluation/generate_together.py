@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from data.order import require_rank
 from evaluation.generate import Generated
 from evaluation.parts import Parts
+from sde_lib.arguments import require_at_least
 
 
 def generate_together(
@@ -44,10 +46,8 @@ def generate_together(
     Raises:
         ValueError: n or batch_size below 1, or a rank that is none of the processes.
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"{n} samples in batches of {batch_size}: both must be at least 1")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
+    require_at_least(1, n=n, batch_size=batch_size)
+    require_rank(rank, world_size)
     batches = [range(first, min(first + batch_size, n)) for first in range(0, n, batch_size)][rank::world_size]
     done = parts.done()
     kept = [batch for batch in batches if done.issuperset(batch)]

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from data import Batch, Dataset, Draws
+from data.order import require_rank
 from evaluation.estimators import ModelFn
 from sde_lib import SDE, TIME_LAWS, WEIGHTINGS, dsm_loss, lookup
+from sde_lib.arguments import require_at_least
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class HeldOutLoss:
         bins: mean denoising error in each bin, from much noise to little.
         errors: of the bins.
         edges: log-SNR at the ends of the bins, ascending, one more than there are bins.
-        images: number of samples.
+        values: the loss of each sample, whose mean is ``loss``.
     """
 
     loss: float
@@ -42,7 +44,21 @@ class HeldOutLoss:
     bins: tuple[float, ...]
     errors: tuple[float | None, ...]
     edges: tuple[float, ...]
-    images: int
+    values: tuple[float, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of samples."""
+        return len(self.values)
+
+    def above(self, other: "HeldOutLoss") -> tuple[float, float | None]:
+        """By how much this loss is above that of another network, and the standard error of the difference.
+
+        Both are of the same samples, times and noise, so what these have in common cancels: the error is much less than
+        those of the two losses.
+        """
+        differences = torch.tensor(self.values, dtype=torch.float64) - torch.tensor(other.values, dtype=torch.float64)
+        return float(differences.mean()), _std_error(differences) if self.images > 1 else None
 
     def __str__(self) -> str:
         error = "" if self.std_error is None else f" ± {self.std_error:.4f}"
@@ -100,7 +116,11 @@ def heldout_loss(
     Raises:
         ValueError: a number or name that makes no sense, no data, or a loss that is not finite.
     """
-    _check(num_images, bins, draws, batch_size, rank, world_size, total)
+    require_at_least(0, num_images=num_images)
+    require_at_least(1, bins=bins, draws=draws, batch_size=batch_size)
+    require_rank(rank, world_size)
+    if world_size > 1 and total is None:
+        raise ValueError(f"{world_size} processes share the samples; give total, which sums over them")
     law, weight = lookup(TIME_LAWS, time_law, "time law"), lookup(WEIGHTINGS, weighting, "weighting")
     n = min(num_images or len(dataset), len(dataset))
     if not n:
@@ -119,26 +139,6 @@ def heldout_loss(
         rows[start : indices.stop, 0] = (importance(t) * errors).mean(1)
         rows[start : indices.stop, 1:] = errors.unflatten(1, (bins, draws)).mean(2)
     return _summary(rows if total is None else total(rows), sde)
-
-
-def _check(
-    num_images: int,
-    bins: int,
-    draws: int,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    total: Callable[[Tensor], Tensor] | None,
-) -> None:
-    if num_images < 0:
-        raise ValueError(f"num_images is {num_images}; give 0 (all) or more")
-    for name, value in {"bins": bins, "draws": draws, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; give at least 1")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
-    if world_size > 1 and total is None:
-        raise ValueError(f"{world_size} processes share the samples; give total, which sums over them")
 
 
 def _prepared(raw: Batch, dataset: Dataset, draws: Draws, dequantize: bool) -> Tensor:
@@ -176,7 +176,12 @@ def _summary(rows: Tensor, sde: SDE) -> HeldOutLoss:
             "network gives this, or bad values in the data"
         )
     mean = rows.mean(0).tolist()
-    error = (rows.std(0) / math.sqrt(n)).tolist() if n > 1 else [None] * len(mean)
+    error = [_std_error(column) if n > 1 else None for column in rows.unbind(1)]
     least, most = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
     edges = torch.linspace(least, most, bins + 1, dtype=torch.float64).tolist()
-    return HeldOutLoss(mean[0], error[0], tuple(mean[1:]), tuple(error[1:]), tuple(edges), n)
+    return HeldOutLoss(mean[0], error[0], tuple(mean[1:]), tuple(error[1:]), tuple(edges), tuple(rows[:, 0].tolist()))
+
+
+def _std_error(values: Tensor) -> float:
+    """Of the mean of values (n,)."""
+    return float(values.std() / math.sqrt(len(values)))

@@ -13,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from data import Batch, Dataset, Draws, eval_batches, whole_file
+from data.order import require_rank
 from evaluation.estimators import Estimate, Estimator
 from evaluation.parts import Parts, Rows
+from sde_lib.arguments import require_at_least
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,9 @@ def evaluate_likelihood(
         ValueError: a number that makes no sense, data that are levels without a quantizer, or an estimate that is not
             finite.
     """
-    if num_images < 0 or repeats < 1:
-        raise ValueError(f"num_images is {num_images} and repeats {repeats}; give 0 (all) or more, and at least 1")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must lie in 0..world_size - 1, got {rank=}, {world_size=}")
+    require_at_least(0, num_images=num_images)
+    require_at_least(1, repeats=repeats, batch_size=batch_size)
+    require_rank(rank, world_size)
     if world_size > 1 and parts is None:
         raise ValueError(f"{world_size} processes share the images through a folder; give parts")
     n = min(num_images or len(dataset), len(dataset))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def computing_in(model: ScoreModel, precision: str) -> Iterator[None]:
 @contextmanager
 def whole_products() -> Iterator[None]:
     """Context in which CUDA multiplies float32 numbers with all their bits."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:  # which numpy would leave open if it is damaged
             content = np.load(file, allow_pickle=False)
             return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else {"array": content}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is no whole .npz of numbers ({error}); delete it if it was made here, and it is made anew"
         ) from error

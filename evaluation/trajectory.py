@@ -11,6 +11,7 @@ from data import Quantizer, whole_file
 from evaluation.pictures import density_picture, image_grid, save_picture
 from samplers import Progress
 from sde_lib import SDE
+from sde_lib.arguments import require_at_least
 
 GAP = 6
 """Pixels between pictures in the strip and in the animation."""
@@ -29,8 +30,7 @@ class Trajectory:
     """
 
     def __init__(self, sde: SDE, moments: int = 9, images: int = 4) -> None:
-        if moments < 1 or images < 1:
-            raise ValueError(f"{moments} moments of {images} images: both must be at least 1")
+        require_at_least(1, moments=moments, images=images)
         self.sde = sde
         self.moments = moments
         self.images = images
@@ -56,7 +56,7 @@ class Trajectory:
         """
         end = x[: len(self.frames[0][0]) if self.frames else self.images]
         frames = [*self.frames, (end, end)]
-        strip, film = path.with_suffix(".png"), path.with_suffix(".gif")
+        strip, film = (path.with_name(path.name + suffix) for suffix in (".png", ".gif"))
         columns = [_stack([_column(part, quantizer) for part in frame], axis=0) for frame in frames]
         save_picture(_stack(columns, axis=1), strip)
         pictures = [Image.fromarray(_stack([_picture(part, quantizer) for part in f], axis=1)) for f in frames]

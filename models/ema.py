@@ -103,7 +103,7 @@ def parse_averages(text: str) -> dict[str, Callable[[nn.Module], Average]]:
         ValueError: the text is not like that, a number is out of range, or an average stands there twice.
     """
     found: dict[str, Callable[[nn.Module], Average]] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    for word in (part.strip() for part in text.split(",")) if text.strip() else ():
         kind, _, number = word.rpartition(":")
         try:
             value = float(number)

@@ -2,22 +2,25 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from data import whole_file
-from evaluation import choose, computing_in
+from evaluation import HeldOutLoss, choose, computing_in
 from models import power_std
 from models.posthoc_ema import Profile, combine, fit, gamma_of
 from modes.heldout import heldout
+from modes.likelihood_settings import warn_of_fewer
 from modes.run import Run, check_evaluation
 from training import CheckpointError, builders, load_checkpoint, load_weights
 from training.checkpoint import STATE, step_of, verify, write_files
 
 Weights = dict[str, Tensor]
+FAR = 0.1
+"""A misfit above which an average is not the one that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,44 @@ def average_run(run: Run) -> None:
             "--config.training.averages=power:0.05,power:0.1 --config.training.ema_snapshot_every=100"
         )
 
-    def report(name: str, loss: float) -> None:
+    def report(name: str, found: HeldOutLoss) -> None:
         misfit = f" (misfit of the profile {misfits[name]:.1e})" if name in misfits else ""
-        print(f"{name}: held-out loss {loss:.6f}{misfit}", flush=True)
+        print(f"{name}: held-out loss {found.loss:.6f}{plus_minus(found.std_error)}{misfit}", flush=True)
 
     settings = run.config.likelihood
     dataset = builders.build_dataset(run.config, settings.split)
+    warn_of_fewer("likelihood.num_images", settings.num_images, dataset, settings.split)
     with computing_in(model, settings.precision):
         best, losses = choose(
-            model, kept | made, lambda averaged: heldout(run, averaged, dataset, settings.num_images).loss, report
+            model, kept | made, lambda averaged: heldout(run, averaged, dataset, settings.num_images), report
         )
     path = run.folder.averages / f"step_{step_of(last.path):08d}_{best}"
-    values = {"step": step_of(last.path), "ema_updates": last.time, "losses": losses, "misfits": misfits}
+    values = {
+        "step": step_of(last.path),
+        "ema_updates": last.time,
+        "losses": {name: found.loss for name, found in losses.items()},
+        "errors": {name: found.std_error for name, found in losses.items()},
+        "misfits": misfits,
+    }
     with whole_file(path) as draft:
         write_files(draft, {"ema": model.state_dict()}, values)
+    far = [name for name, misfit in misfits.items() if misfit > FAR]
+    if far:
+        print(
+            f"note: {', '.join(far)} cannot be made well of what is stored (a misfit above {FAR:g}), and is another "
+            "average than its name says; train with a smaller training.ema_snapshot_every, or choose other widths"
+        )
+    second = min((name for name in losses if name != best), key=lambda name: losses[name].loss)
+    gap, error = losses[second].above(losses[best])
+    print(f"{second} is the next, {gap:.1e}{plus_minus(error, '.1e')} above it on the same times and noise")
     print(f"the best is {best}: {path}\nnext:")
     for mode in ("sample", "likelihood"):
         print(f"  {run.command(mode)} --checkpoint={shlex.quote(str(path))}")
+
+
+def plus_minus(error: float | None, digits: str = ".6f") -> str:
+    """A standard error as it is printed behind a value; nothing where it is not known."""
+    return "" if error is None else f" ± {error:{digits}}"
 
 
 def parse_widths(text: str) -> dict[str, float]:
@@ -79,7 +103,7 @@ def parse_widths(text: str) -> dict[str, float]:
         ValueError: they are not numbers in the range of ``gamma_of``.
     """
     widths: dict[str, float] = {}
-    for word in filter(None, (part.strip() for part in text.split(","))):
+    for word in (part.strip() for part in text.split(",")) if text.strip() else ():
         try:
             std = float(word)
             gamma_of(std)
@@ -106,13 +130,27 @@ def stored_averages(run: Run) -> list[Stored]:
             f"no average of step {step} is stored; set averaging.step to {', '.join(map(str, near))} or another that "
             "is, or to 0 for the checkpoint's"
         )
+    _tell_missing(run.config.training.ema_snapshot_every, step, folders)
     return [_read(folders[other]) for other in sorted(folders) if other <= step]
 
 
+def _tell_missing(every: int, step: int, found: Collection[int]) -> None:
+    wanted = range(every, step + 1, every) if every else ()
+    missing = [other for other in wanted if other not in found]
+    if missing:
+        print(
+            f"note: of the {len(wanted)} snapshots up to step {step} (training.ema_snapshot_every is {every}) "
+            f"{len(missing)} are missing, the first of step {missing[0]}; averages of other widths are made without "
+            "them, and their misfit tells how well"
+        )
+
+
 def _read(path: Path) -> Stored:
+    """An average that nothing has moved yet has no profile."""
     stds = {name: power_std(name) for name in sorted(Path(file).stem for file in verify(path))}
     time = json.loads((path / STATE).read_text())["ema_updates"]
-    return Stored(path, time, {name: Profile(time, gamma_of(std)) for name, std in stds.items() if std is not None})
+    profiles = {name: Profile(time, gamma_of(std)) for name, std in stds.items() if std is not None and time}
+    return Stored(path, time, profiles)
 
 
 def reconstruct(

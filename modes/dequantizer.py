@@ -6,6 +6,8 @@ from modes.dequantizer_settings import (
     build_dequantizer_options,
     build_dequantizer_state,
 )
+from modes.out_of_memory import passing_memory
+from modes.passes import dequantizer_pass
 from modes.run import Run, check_evaluation
 from training import Metrics, locked, train
 
@@ -18,7 +20,8 @@ def train_dequantizer(run: Run) -> None:
         raise ValueError(f"{experiment.dataset.name!r} has no levels to dequantise")
     model, _ = run.trained_model()
     model.precision = "float32"
-    with locked(run.folder.dequantizer.folder.parent):
+    batch = dequantizer_pass(run.config)
+    with locked(run.folder.dequantizer.folder.parent), passing_memory(run, model, batch):
         _train(run, model)
 
 

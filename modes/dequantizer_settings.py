@@ -1,7 +1,6 @@
 """From the section ``dequantizer`` of a configuration to a variational dequantiser and its training."""
 
 import math
-from functools import partial
 
 import torch
 from ml_collections import ConfigDict
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from data import Dataset, Quantizer, StepDraws
 from models import EMA, ScoreModel, VariationalDequantizer
+from modes.labels import told_labels
 from sde_lib import SDE, elbo
 from training import RunFolder, TrainOptions, load_checkpoint, load_weights
 from training.gradient import LossFn
@@ -50,14 +50,13 @@ def build_dequantizer_options(config: ConfigDict) -> TrainOptions:
 
 def build_dequantizer_loss(config: ConfigDict, sde: SDE, model: ScoreModel, quantizer: Quantizer) -> LossFn:
     """The bound -(elbo(x) - log q(x | v)) in bits/dim, x drawn by the dequantiser."""
-    conditional = config.model.conditional
+    eps_fn = told_labels(config, model.eps)
 
     def loss_fn(network: nn.Module, x0: Tensor, y: Tensor | None, draws: StepDraws) -> Tensor:
         v = quantizer.decode(x0)
         x, log_q = network(v, draws.uniform("place", v.shape[1:]))
-        eps_fn = partial(model.eps, y=y if conditional else None)
         noise = torch.stack([draws.normal_like(name, x) for name in ("noise", "reconstruction")])
-        bound = elbo(sde, eps_fn, x, samples=1, u=draws.uniform("offset", ()), eps=noise).log_prob
+        bound = elbo(sde, lambda x, t: eps_fn(x, t, y), x, samples=1, u=draws.uniform("offset", ()), eps=noise).log_prob
         return (log_q - bound) / (x[0].numel() * math.log(2))
 
     return loss_fn

@@ -1,6 +1,7 @@
 """What a call would do, without doing it."""
 
-from modes.memory import memory_lines, plan_training
+from modes.memory import plan_training
+from modes.memory_advice import memory_lines
 from modes.run import Run, check_evaluation, describe
 from training import builders, quantity, training_flops
 

@@ -16,6 +16,8 @@ from models import ScoreModel
 from modes.edit_given import Given, own_label, read_given, wanted_labels
 from modes.edit_settings import build_operator, check_editing, restoring
 from modes.labels import guided
+from modes.out_of_memory import passing_memory
+from modes.passes import editing_pass
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler
 
@@ -56,7 +58,8 @@ def edit_image(run: Run) -> None:
     moments = 0 if task == "relabel" else config.sampling.trajectory
     trajectory = Trajectory(run.experiment.sde, moments) if moments else None
     work = Work(run, model, dataset.quantizer, given, labels, trajectory)
-    edited = TASKS.get(task, _restore)(work)
+    with passing_memory(run, model, editing_pass(config)):
+        edited = TASKS.get(task, _restore)(work)
     _save(work, edited, str(checkpoint))
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 
-import torch
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from data import Dataset
 from evaluation import HeldOutLoss, heldout_loss
 from models import ScoreModel
+from modes.labels import told_labels
+from modes.likelihood_settings import warn_of_fewer
+from modes.out_of_memory import passing_memory
+from modes.passes import heldout_pass
 from modes.run import Run
 from training import Processes, builders
 from training.processes import ALONE
@@ -30,6 +33,8 @@ def heldout_measure(
             print("no loss on held-out data: likelihood.split is train (training.heldout_every=0 leaves out this line)")
         return None
     dataset = builders.build_dataset(run.config, scoring.split)
+    if together.first and settings.heldout_images != run.default.training.heldout_images:
+        warn_of_fewer("training.heldout_images", settings.heldout_images, dataset, scoring.split)
 
     def measure(step: int) -> dict[str, float]:
         found = heldout(run, averaged(), dataset, settings.heldout_images, together)
@@ -44,24 +49,21 @@ def heldout_measure(
 def heldout(run: Run, model: ScoreModel, dataset: Dataset, num_images: int, together: Processes = ALONE) -> HeldOutLoss:
     """The loss that is trained, on the first images of a data set; see ``heldout_loss``."""
     config, scoring = run.config, run.config.likelihood
-
-    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        return model.eps(x, t, y if config.model.conditional else None)
-
-    return heldout_loss(
-        run.experiment.sde,
-        eps_fn,
-        dataset,
-        num_images=num_images,
-        **trained_loss(config.training),
-        dequantize=config.data.dequantize,
-        batch_size=scoring.batch_size,
-        seed=scoring.seed,
-        device=run.experiment.device,
-        rank=together.rank,
-        world_size=together.count,
-        total=together.total if together.count > 1 else None,
-    )
+    with passing_memory(run, model, heldout_pass(config, min(num_images or len(dataset), len(dataset)))):
+        return heldout_loss(
+            run.experiment.sde,
+            told_labels(config, model.eps),
+            dataset,
+            num_images=num_images,
+            **trained_loss(config.training),
+            dequantize=config.data.dequantize,
+            batch_size=scoring.batch_size,
+            seed=scoring.seed,
+            device=run.experiment.device,
+            rank=together.rank,
+            world_size=together.count,
+            total=together.total if together.count > 1 else None,
+        )
 
 
 def trained_loss(settings: ConfigDict) -> dict[str, str]:

@@ -7,6 +7,8 @@ import torch
 
 from data import Quantizer, eval_batches, whole_file
 from evaluation import computing_in, image_grid, interpolate, save_picture
+from modes.out_of_memory import passing_memory
+from modes.passes import interpolation_pass
 from modes.run import Run, check_evaluation
 from training import builders
 
@@ -29,7 +31,8 @@ def interpolate_images(run: Run) -> None:
     (raw,) = eval_batches(dataset, count, indices=indices)
     images = _points(run, dataset.quantizer, raw.x).to(run.experiment.device)
     first, second = (partial(model, y=y) for y in _labels(run, raw.y, settings.moments))
-    with computing_in(model, run.config.likelihood.precision):
+    memory = passing_memory(run, model, interpolation_pass(run.config))
+    with computing_in(model, run.config.likelihood.precision), memory:
         result = interpolate(
             run.experiment.sde,
             first,

@@ -1,13 +1,26 @@
 """What the samples of a conditional model are to show, and how strongly."""
 
+from collections.abc import Callable
+
 import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
 from data import UNKNOWN, Dataset, parse_labels
+from evaluation.estimators import ModelFn
 from guidance import ClassifierFreeGuidance
 from models import ScoreModel
 from sde_lib import SDE
+
+
+def told_labels(config: ConfigDict, fn: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> ModelFn:
+    """A function (x, t, labels or None) of the score model, which is told of the labels only where it knows them."""
+    conditional = config.model.conditional
+
+    def told(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        return fn(x, t, y if conditional else None)
+
+    return told
 
 
 def sample_labels(config: ConfigDict, dataset: Dataset, n: int) -> Tensor | None:

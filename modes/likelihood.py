@@ -29,9 +29,18 @@ from evaluation import (
 )
 from models import ScoreModel
 from modes.dequantizer_settings import trained_dequantizer
+from modes.labels import told_labels
 from modes.likelihood_results import describe_result, name_result
-from modes.likelihood_settings import ESTIMATES, ddpm_chain, dequantization, likelihood_options, warn_of_dequantization
+from modes.likelihood_settings import (
+    ESTIMATES,
+    ddpm_chain,
+    dequantization,
+    likelihood_options,
+    warn_of_dequantization,
+    warn_of_fewer,
+)
 from modes.out_of_memory import passing_memory
+from modes.passes import likelihood_pass
 from modes.run import Run, check_evaluation
 from sde_lib import METHODS
 from training import builders, locked
@@ -48,9 +57,11 @@ def score(run: Run, model: ScoreModel, checkpoint: Path) -> None:
     """Bits/dim of held-out data (given its labels, for a conditional model), by each estimate asked for."""
     settings = run.config.likelihood
     dataset = builders.build_dataset(run.config, settings.split)
-    if run.rank == 0 and dataset.quantizer is not None:
-        warn_of_dequantization(run.config)
-    with computing_in(model, settings.precision), passing_memory(run, model, "likelihood"):
+    if run.rank == 0:
+        warn_of_fewer("likelihood.num_images", settings.num_images, dataset, settings.split)
+        if dataset.quantizer is not None:
+            warn_of_dequantization(run.config)
+    with computing_in(model, settings.precision), passing_memory(run, model, likelihood_pass(run.config)):
         for name in ESTIMATES[settings.estimate]:
             if name == "ddpm" and settings.estimate == "all":
                 try:
@@ -127,22 +138,15 @@ def _evaluate(
 def build_estimator(name: str, run: Run, model: ScoreModel, dataset: Dataset, **changes: float) -> Estimator:
     """The estimator of a name for this model and data set."""
     config, sde = run.config, run.experiment.sde
-    conditional = config.model.conditional
     dequantizer = build_dequantizer(run, dataset.quantizer)
-
-    def score_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        return model(x, t, y if conditional else None)
-
-    def eps_fn(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        return model.eps(x, t, y if conditional else None)
-
     if name == "ode":
         settings = likelihood_options(config) | changes
         own = {key: settings.pop(key) for key in ("divergence", "probes", "noise")}
-        return ODEEstimator(sde, score_fn, dequantizer, **own, options=settings)
+        return ODEEstimator(sde, told_labels(config, model), dequantizer, **own, options=settings)
     points = isinstance(dequantizer, TruncatedNormalDequantizer)  # the noise of the process at t_min is the bound's own
     chain = ddpm_chain(config, sde) if name == "ddpm" else None
     samples = min(config.likelihood.samples, chain - 1) if chain else config.likelihood.samples
+    eps_fn = told_labels(config, model.eps)
     return BoundEstimator(sde, eps_fn, dataset.quantizer, None if points else dequantizer, samples, chain)
 
 

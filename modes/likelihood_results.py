@@ -55,8 +55,8 @@ def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     changed |= {k: v for k, v in chain.items() if v != run.default.training[k]}
     other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers|cache)", c)]
     changed |= {"data": other_data} if other_data else {}
-    if checkpoint.resolve().parent != run.folder.checkpoints.folder.resolve():
-        changed |= {"checkpoint": str(checkpoint.resolve())}  # of another run, whose steps have the same names
+    if not run.folder.holds(checkpoint):
+        changed |= {"checkpoint": str(checkpoint.resolve())}
     part = {"num_images": settings["num_images"]} if settings["num_images"] else {}  # 0: the whole split
     label = f"{checkpoint.name}_{settings['split']}_{name}_seed{settings['seed']}"
     own = {k: v for k, v in settings.items() if k not in APART}

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
+from data import Dataset
 from models import PRECISIONS
 from sde_lib import SDE, ddpm_schedule, log_likelihood, lookup
 
@@ -42,6 +43,12 @@ def warn_of_dequantization(config: ConfigDict) -> None:
     if (kind == "truncated_normal") == config.data.dequantize:
         trained = "dequantised levels" if config.data.dequantize else "levels as points"
         print(f"note: the model was trained on {trained}, for which {kind!r} is not the fitting dequantisation")
+
+
+def warn_of_fewer(setting: str, asked: int, dataset: Dataset, split: str) -> None:
+    """Print a note if a setting asks for more images than there are."""
+    if asked > len(dataset):
+        print(f"note: {setting} is {asked}, but the split {split!r} has {len(dataset)} samples; all of them are taken")
 
 
 def ddpm_chain(config: ConfigDict, sde: SDE) -> int:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from models import ScoreModel
-from modes.memory import Budget, advice, advice_for_training, samples_at_once
+from modes.memory import Budget, samples_at_once
+from modes.memory_advice import advice, advice_for_training, smaller_pass
+from modes.passes import Pass
 from modes.run import Run
-from training import largest_power
 from training.device_memory import ran_out
 
 
@@ -41,22 +42,19 @@ def training_memory(run: Run, budget: Budget, step: Callable[[], int]) -> Iterat
 
 
 @contextmanager
-def passing_memory(run: Run, model: ScoreModel, work: str) -> Iterator[None]:
-    """The same for ``sampling`` and ``likelihood``, which are sections of the configuration too.
+def passing_memory(run: Run, model: ScoreModel, batch: Pass) -> Iterator[None]:
+    """The same for other work with a network, also where that is done between steps of training.
 
     Raises:
         OutOfMemoryError: it ran out.
     """
-    budget = Budget(model, run.experiment.dataset.shape, work)
-    section = run.config[work]
-    samples = min(section.batch_size, section.num_images or section.batch_size)
+    budget = Budget(run, model, batch.work)
 
     def told() -> str:
-        limit = budget.limit(failed=samples)
-        smaller = largest_power(lambda n: budget.estimate(n).total <= limit, max(samples - 1, 1))
-        found = {f"--config.{work}.batch_size={smaller}": budget.estimate(smaller)} if 0 < smaller < samples else {}
+        limit = budget.limit(failed=batch.samples)
+        found = smaller_pass(batch, lambda n: budget.estimate(n).total <= limit, budget.estimate)
         return (
-            f"in {work}, with {samples} samples at once: the estimate was {budget.told(samples)}. "
+            f"in {batch.name}, with {batch.samples} samples at once: the estimate was {budget.told(batch.samples)}. "
             f"{advice(found, budget.estimate(1))}"
         )
 

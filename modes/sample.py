@@ -12,6 +12,7 @@ from models import ScoreModel
 from modes.digest import digest
 from modes.labels import guided, sample_labels
 from modes.out_of_memory import passing_memory
+from modes.passes import sampling_pass
 from modes.run import Run, check_evaluation
 from modes.sampler_settings import build_sampler, sampler_settings, unused_settings
 from samplers import Progress
@@ -42,10 +43,9 @@ def sample(run: Run, model: ScoreModel, checkpoint: Path, source: str) -> None:
     result = draw(run, model, parts, trajectory)
     if result is None:
         return
-    settings_used, mark = sampler_settings(config, run.default, experiment.sde)
-    name = f"{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
-    if checkpoint.resolve().parent.name == folder.averages.name:  # which are compared with each other
-        name = f"{checkpoint.resolve().name}_{name}"
+    apart = {} if folder.holds(checkpoint) else {"checkpoint": str(checkpoint.resolve())}
+    settings_used, mark = sampler_settings(config, run.default, experiment.sde, **apart)
+    name = f"{checkpoint.resolve().name}_{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
     for old in (".json", "_trajectory.png", "_trajectory.gif"):
         (folder.samples / f"{name}{old}").unlink(missing_ok=True)  # of other samples
     path = save_picture(picture(result.x, quantizer), folder.samples / f"{name}.png")
@@ -78,7 +78,7 @@ def draw(
         parts: where finished batches are kept, if there is more than one.
         on_step: sees the steps of each batch that is drawn here, and of the first one in any case.
     """
-    with passing_memory(run, model, "sampling"):
+    with passing_memory(run, model, sampling_pass(run.config)):
         return _draw(run, model, parts, on_step)
 
 

@@ -25,8 +25,14 @@ def build_sampler(config: ConfigDict, sde: SDE, **changes: Any) -> Sampler:
     return sampler
 
 
-def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple[dict[str, Any], str]:
+def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE, **apart: Any) -> tuple[dict[str, Any], str]:
     """What the chosen sampler works with, and a mark for file names.
+
+    Args:
+        config: the resolved configuration.
+        default: the documented default.
+        sde: the process.
+        **apart: what else keeps samples apart, and is hashed with the settings.
 
     Returns:
         its settings with the grid's times, and the settings that all samplers share; the mark is empty where all but
@@ -34,7 +40,7 @@ def sampler_settings(config: ConfigDict, default: ConfigDict, sde: SDE) -> tuple
     """
     sampling, sampler = config.sampling, build_sampler(config, sde)
     own = {key: sampling[key] for key in (*sampler_options(sampling.sampler), *GUIDANCE)}
-    changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]}
+    changed = {key: value for key, value in own.items() if key != "steps" and value != default.sampling[key]} | apart
     general = {key: sampling[key] for key in GENERAL}
     resolved = {"steps": sampler.steps, "grid": sampler.grid, "times": sampler.time_grid(sde).tolist()}
     return general | own | resolved, f"_{digest(changed)}" if changed else ""

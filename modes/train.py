@@ -10,7 +10,8 @@ from modes.best import sample_measure
 from modes.evaluation_settings import check_evaluation_settings
 from modes.heldout import heldout_measure
 from modes.likelihood import score
-from modes.memory import memory_lines, plan_training
+from modes.memory import plan_training
+from modes.memory_advice import memory_lines
 from modes.out_of_memory import training_memory
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample

@@ -12,6 +12,7 @@ from torch import nn
 from data import AUGMENTATION_DIMS, Augmentation, Dataset, dataset_options, get_dataset
 from models import EMA, MODELS, Average, Description, ScoreModel, parse_averages, power_std, recompute_blocks
 from sde_lib import SDE, SDES, lookup
+from training.device_memory import SPREAD
 from training.gradient import LossFn
 from training.loop import TrainOptions
 from training.objective import chain, continuous, training_loss
@@ -33,12 +34,17 @@ class Experiment:
     device: torch.device
 
 
-def build_experiment(config: ConfigDict) -> Experiment:
-    """Build everything that all modes need, with weights that depend on ``config.seed`` only."""
+def build_experiment(config: ConfigDict, local: int | None = None) -> Experiment:
+    """Build everything that all modes need, with weights that depend on ``config.seed`` only.
+
+    Args:
+        config: the resolved configuration.
+        local: number of this process on its machine, where there are several.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     dataset = build_dataset(config, "train")
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, local)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # streams, graphs and random states are those of the current one
     torch.manual_seed(config.seed)
@@ -215,6 +221,11 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
             f"training.steps is {settings.steps} and training.epochs {settings.epochs}: set one of them, the other to 0"
         )
     steps = settings.steps or math.ceil(settings.epochs * len(dataset) / settings.batch_size)
+    if settings.ema_snapshot_every > steps:
+        raise ValueError(
+            f"training.ema_snapshot_every is {settings.ema_snapshot_every}, but training ends at step {steps}, before "
+            f"the first snapshot; give at most that, such as {max(steps // 50, 1)}, or 0 for none"
+        )
     return TrainOptions(
         steps=steps,
         batch_size=settings.batch_size,
@@ -234,19 +245,26 @@ def build_options(config: ConfigDict, dataset: Dataset) -> TrainOptions:
         heldout_every=settings.heldout_every,
         evaluate_every=settings.evaluate_every,
         time_limit=settings.time_limit,
-        # checkpointing asks for dropout's state, and augmentation which images it moved: a graph cannot
-        cuda_graph=settings.cuda_graph and not settings.checkpointing and not config.data.augment,
+        cuda_graph=records_graph(config),
     )
 
 
-def resolve_device(name: str) -> torch.device:
-    """A torch device; "auto" is CUDA where there is one.
+def records_graph(config: ConfigDict) -> bool:
+    """Whether a step may become a CUDA graph."""
+    # checkpointing asks for dropout's state, and augmentation which images it moved: a graph cannot
+    return config.training.cuda_graph and not config.training.checkpointing and not config.data.augment
+
+
+def resolve_device(name: str, local: int | None = None) -> torch.device:
+    """A torch device; "auto" is CUDA where there is one, and of several GPUs process ``local`` takes the next.
 
     Raises:
         ValueError: the name is not that of a device, or this machine does not have it.
     """
+    if name in SPREAD and torch.cuda.is_available():
+        return torch.device("cuda" if local is None else f"cuda:{local % torch.cuda.device_count()}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from data.whole_files import sync
 from training.sharding import is_sharded, like
 
+SNAPSHOTS, AVERAGES = "ema_snapshots", "averages"
+"""Folders of a run whose contents are kept like checkpoints, and are none: no training goes on from them."""
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _FOLDER = re.compile(r"step_(\d{8,})")
@@ -33,7 +35,7 @@ class CheckpointError(RuntimeError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files are not those that were written.
+    """A checkpoint, or what is kept like one, whose files are not those that were written.
 
     Attributes:
         path: of the checkpoint.
@@ -41,14 +43,27 @@ class DamagedError(CheckpointError):
     """
 
     def __init__(self, path: Path, fault: str) -> None:
-        older = [p for p in Checkpoints(path.parent).list() if step_of(p) < step_of(path)]
-        remedy = f"the next older one is {older[-1].name}" if older else "there is no older one"
-        super().__init__(f"checkpoint {path} is damaged: {fault}. Delete that folder to go on without it; {remedy}")
+        super().__init__(f"{kind_of(path.parent)} {path} is damaged: {fault}. Delete that folder {_instead(path)}")
         self.path, self.fault = path, fault
 
 
+def kind_of(folder: Path) -> str:
+    """What the entries of a folder are, in words."""
+    return {SNAPSHOTS: "snapshot of averages", AVERAGES: "average"}.get(folder.resolve().name, "checkpoint")
+
+
+def _instead(path: Path) -> str:
+    """What serves in the place of a damaged one."""
+    if path.resolve().parent.name == SNAPSHOTS:
+        return "to go on without it; averages of other widths are then made of the others, and fit less well"
+    if path.resolve().parent.name == AVERAGES:
+        return "and make it again by --mode=average"
+    older = [p for p in Checkpoints(path.parent).list() if step_of(p) < step_of(path)]
+    return f"to go on without it; {f'the next older one is {older[-1].name}' if older else 'there is no older one'}"
+
+
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, or its snapshots of averages.
 
     Args:
         folder: where they lie; made when the first is saved.
@@ -116,8 +131,8 @@ class Checkpoints:
             newest = self.latest()
             before = "there is none before" if newest is None else f"the last whole one is {newest.name}"
             raise OSError(
-                f"the checkpoint of step {step} cannot be written to {self.folder} ({error}); {before}. Make room, or "
-                "allow writing there, and start again"
+                f"the {kind_of(self.folder)} of step {step} cannot be written to {self.folder} ({error}); {before}. "
+                "Make room, or allow writing there, and start again"
             ) from error
 
     def _save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:

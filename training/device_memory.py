@@ -1,5 +1,6 @@
 """Memory that a device can still give, and whether an error says that it could not."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,23 @@ _RAN_OUT = re.compile(
     "out of memory|not enough memory|can't allocate memory|bad_alloc|ALLOC_FAILED"
     "|could not create a (primitive|memory)"  # oneDNN's
 )
+
+
+SPREAD = ("auto", "cuda")
+"""Names of devices of which the processes of a machine take the next GPU each."""
+
+
+def processes_on(device: torch.device, name: str) -> int:
+    """How many of those that torchrun has started on this machine use a device, this one among them.
+
+    Args:
+        device: that of this process.
+        name: what was asked for.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device.type == "cuda" and name in SPREAD:
+        return max(len(range(device.index or 0, processes, torch.cuda.device_count())), 1)
+    return processes
 
 
 def ran_out(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
@@ -99,6 +100,26 @@ class Processes:
 ALONE = Processes()
 
 
+def _of_attempt(store: distributed.Store) -> distributed.Store:
+    """What is said since torchrun started all again, which keeps its store: addresses of the dead must not be found."""
+    return distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def first_to_say(line: str) -> bool:
+    """Whether this process is the first of those that torchrun has started to say this; True where it did not.
+
+    They need not be connected, and any of them may be missing.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return True
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+        return _of_attempt(store).add(f"said {line}", 1) == 1
+    except (KeyError, ValueError, RuntimeError):  # torchrun is gone
+        return True
+
+
 @contextmanager
 def joined(rank: int, count: int) -> Iterator[Processes]:
     """The processes that torchrun has started, connected; for one alone, nothing.
@@ -115,9 +136,7 @@ def joined(rank: int, count: int) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
     try:
         store, _, _ = next(distributed.rendezvous("env://", rank, count, timeout=PATIENCE))
-        # torchrun keeps its store when it starts all again: addresses of the dead must not be found there
-        attempt = distributed.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        distributed.init_process_group(backend, store=attempt, rank=rank, world_size=count, timeout=PATIENCE)
+        distributed.init_process_group(backend, store=_of_attempt(store), rank=rank, world_size=count, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the {count} processes do not find each other: {str(error).splitlines()[0]}") from error
     try:

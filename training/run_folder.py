@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data import whole_file
-from training.checkpoint import BestCheckpoint, CheckpointError, Checkpoints, step_of
+from training.checkpoint import AVERAGES, SNAPSHOTS, BestCheckpoint, CheckpointError, Checkpoints, step_of
 
 FIXED = ("data", "sde", "model")
 FREE = ("data.root", "data.workers", "data.cache", "data.corrupt", "model.dropout", "model.precision")
@@ -28,9 +28,9 @@ class RunFolder:
     def __init__(self, path: Path | str, keep: int = 2) -> None:
         self.path = Path(os.path.expanduser(path))
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
-        self.snapshots = Checkpoints(self.path / "ema_snapshots", keep=sys.maxsize)
+        self.snapshots = Checkpoints(self.path / SNAPSHOTS, keep=sys.maxsize)
         self.best = BestCheckpoint(self.path / "best")
-        self.averages = self.path / "averages"
+        self.averages = self.path / AVERAGES
         self.samples = self.path / "samples"
         self.likelihood = self.path / "likelihood"
         self.evaluation = self.path / "evaluation"
@@ -137,6 +137,10 @@ class RunFolder:
             )
         step_of(found)
         return found
+
+    def holds(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint or an average is this run's own; those of another have the same names."""
+        return checkpoint.resolve().parent in (self.checkpoints.folder.resolve(), self.averages.resolve())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

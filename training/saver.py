@@ -93,7 +93,7 @@ class Saver:
         except Exception as error:
             if value is None:
                 raise
-            tqdm.write(f"and the last checkpoint could not be written: {error}")
+            tqdm.write(f"and writing failed too: {error}")
         finally:
             self._pool.shutdown()
 

@@ -20,7 +20,8 @@ AVERAGES = [
     "--config.training.learning_rate=0.01",
 ]
 WIDTHS = "--config.averaging.widths=0.1,0.13,0.16"
-LINE = re.compile(r"^(\S+): held-out loss (\S+?)(?: \(misfit of the profile (\S+)\))?$", re.MULTILINE)
+LINE = re.compile(r"^(\S+): held-out loss (\S+) ± (\S+?)(?: \(misfit of the profile (\S+)\))?$", re.MULTILINE)
+NEXT = re.compile(r"^(\S+) is the next, (\S+) ± (\S+) above it", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +55,32 @@ def test_a_run_holds_its_averages_and_snapshots(averaged):
 
 
 def test_the_losses_are_those_of_the_averages_and_the_best_is_written(average, averaged, model_of):
-    lines = LINE.findall(average().good())
+    out = average().good()
+    lines, ((second, gap, error),) = LINE.findall(out), NEXT.findall(out)
     tensors, _ = load_checkpoint(averaged / "checkpoints" / "step_00000012")
     path, found, values = result_of(averaged)
-    assert [name for name, _, _ in lines] == list(values["losses"])
+    assert [name for name, *_ in lines] == list(values["losses"])
     assert set(values["losses"]) == {*(n for n in tensors if n.startswith("ema")), "posthoc_0.13", "posthoc_0.16"}
     config, sde, model = model_of(averaged)
     dataset = get_dataset("toy", "test", distribution=config.data.distribution, size=100)
     options = {"num_images": 4, "weighting": config.training.weighting, "time_law": config.training.time_law}
-    for name, printed, misfit in lines:
+    assert "note:" not in out
+    for name, printed, spread, misfit in lines:
         if name in tensors:
             load_weights(model, tensors[name], path)
-            loss = heldout_loss(sde, lambda x, t, y: model.eps(x, t), dataset, **options).loss
-            assert values["losses"][name] == pytest.approx(loss, rel=1e-6)
+            loss = heldout_loss(sde, lambda x, t, y: model.eps(x, t), dataset, **options)
+            assert values["losses"][name] == pytest.approx(loss.loss, rel=1e-6)
+            assert values["errors"][name] == pytest.approx(loss.std_error, rel=1e-6)
             assert misfit == ""
         else:
             assert float(misfit) == pytest.approx(values["misfits"][name], rel=0.1)
         assert float(printed) == pytest.approx(values["losses"][name], abs=1e-6)
+        assert float(spread) == pytest.approx(values["errors"][name], abs=1e-6)
     best = min(values["losses"], key=values["losses"].get)
     assert path.name == f"step_00000012_{best}"
+    assert second == sorted(values["losses"], key=values["losses"].get)[1]
+    assert float(gap) == pytest.approx(values["losses"][second] - values["losses"][best], rel=0.06)
+    assert float(error) < values["errors"][best]
     assert set(found) == {"ema"}
     load_weights(model, found["ema"], path)
     loss = heldout_loss(sde, lambda x, t, y: model.eps(x, t), dataset, **options).loss
@@ -154,6 +162,7 @@ def test_a_run_goes_on_to_the_same_snapshots_and_leaves_none_of_what_is_undone(c
     [
         (["--config.averaging.step=7"], "no average of step 7 is stored; set averaging.step to 3, 6, 9, 12 or another"),
         (["--config.averaging.widths=0.1;0.2"], "averaging.widths: '0.1;0.2' is no width (could not convert"),
+        (["--config.averaging.widths=0.1,,0.2"], "averaging.widths: '' is no width (could not convert"),
         (["--config.averaging.widths=0.5"], "averaging.widths: '0.5' is no width (the width of an average is 0.5;"),
         (["--config.averaging.step=-1"], "config.averaging.step is -1; it must be at least 0"),
     ],
@@ -174,8 +183,31 @@ def test_a_result_is_no_checkpoint_of_a_training(cli, average, averaged):
 def test_a_damaged_snapshot_is_named(average, averaged):
     file = averaged / "ema_snapshots" / "step_00000006" / "ema_power_0.1.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert f"checkpoint {file.parent} is damaged: {file.name} has" in average().fault()
+    fault = average().fault()
+    assert fault.startswith(f"snapshot of averages {file.parent} is damaged: {file.name} has ")
+    assert "Delete that folder to go on without it; averages of other widths are then made of the others" in fault
     assert not (averaged / "averages").exists()
+
+
+def test_snapshots_that_are_missing_and_what_they_would_have_made_are_told(average, averaged):
+    for step in (3, 6, 9):
+        shutil.rmtree(averaged / "ema_snapshots" / f"step_{step:08d}")
+    out = average("--config.averaging.widths=0.13,0.01").good()
+    assert (
+        "of the 4 snapshots up to step 12 (training.ema_snapshot_every is 3) 3 are missing, the first of step 3" in out
+    )
+    assert "note: posthoc_0.01 cannot be made well of what is stored (a misfit above 0.1)" in out
+
+
+def test_a_damaged_result_is_made_again(cli, average, averaged):
+    average().good()
+    path, tensors, _ = result_of(averaged)
+    (path / "state.json").unlink()
+    command = ("--mode=sample", f"--workdir={averaged}", f"--checkpoint={path}")
+    assert cli(*command).fault().startswith(f"average {path} is damaged: state.json is missing. Delete that folder and")
+    shutil.rmtree(path)
+    average().good()
+    torch.testing.assert_close(result_of(averaged)[1], tensors, rtol=0, atol=0)
 
 
 def test_one_average_is_no_choice(cli, trained):

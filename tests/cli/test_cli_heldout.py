@@ -45,6 +45,18 @@ def test_the_figures_are_those_of_the_average_on_the_test_split(cli, tiny_digits
     assert f"step 4/4: loss {records(folder)[-1]['loss']:.4f}, held-out {expected.loss:.4f}, grad norm " in out
 
 
+def test_more_images_than_there_are_and_shares_of_one_process_are_noted(cli, tiny):
+    asked = ["--config.training.heldout_images=900", "--config.likelihood.num_images=800"]
+    shares = "--config.training.parallel=fsdp"
+    out = cli(*tiny, "--mode=train", "--workdir=run", "--config.training.steps=1", *asked, shares).good()
+    for setting in ("training.heldout_images is 900", "likelihood.num_images is 800"):
+        assert f"note: {setting}, but the split 'test' has 100 samples; all of them are taken\n" in out
+    assert "note: training.parallel is fsdp, but the only process has a share of all" in out
+    likelihood = cli("--mode=likelihood", "--workdir=run", "--config.likelihood.num_images=100").good()
+    assert "bits/dim on 100 images" in likelihood
+    assert "note:" not in likelihood
+
+
 def test_where_no_data_are_held_out_this_is_told_and_nothing_else_changes(cli, tiny, tmp_path):
     silent = cli(*tiny, "--mode=train", f"--workdir={tmp_path / 'a'}", "--config.training.heldout_every=0").good()
     told = cli(*tiny, "--mode=train", f"--workdir={tmp_path / 'b'}", "--config.likelihood.split=train").good()

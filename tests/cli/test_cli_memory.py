@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import needs_proc
 
+from models import ScoreModel
 from modes import memory
 
 WIDE = [
@@ -84,6 +85,51 @@ def test_a_pass_that_runs_out_says_what_fits_and_that_fits(limited, cli, tiny, t
 
 
 @pytest.fixture
+def exhausted(monkeypatch):
+    """Let a network run out of memory at every batch of more than so many samples, as PyTorch tells it on a CPU."""
+
+    def limit(most):
+        forward = ScoreModel.eps
+
+        def eps(self, x, t, *others, **more):
+            if len(x) > most:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+            return forward(self, x, t, *others, **more)
+
+        monkeypatch.setattr(ScoreModel, "eps", eps)
+
+    return limit
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "told", "setting"),
+    [
+        (
+            "interpolate",
+            ["--config.interpolation.moments=5"],
+            "in interpolation, with 10 samples",
+            "interpolation.pairs",
+        ),
+        ("edit", ["--image=1", "--mask=top"], "in editing, with 6 samples at once", "sampling.batch_size"),
+        ("dequantizer", [], "in training of the dequantiser, with 4 samples", "dequantizer.batch_size"),
+        (
+            "train",
+            ["--config.training.steps=5", "--config.training.heldout_every=1", "--config.training.batch_size=2"],
+            "in the loss on held-out data, with 100 samples at once",
+            "likelihood.batch_size",
+        ),
+    ],
+)
+def test_the_work_in_which_memory_runs_out_is_told_with_its_own_setting(
+    cli, digits, exhausted, mode, flags, told, setting
+):
+    exhausted(3)
+    fault = cli(f"--mode={mode}", f"--workdir={digits}", *flags).fault()
+    assert f"memory ran out {told}" in fault
+    assert re.search(rf"What fits: --config\.{setting}=[123] \(about|What fits: --config\.{setting}=\d+ ", fault)
+
+
+@pytest.fixture
 def with_memory(monkeypatch):
     """Let the device have so many MiB for what the estimate counts."""
 
@@ -125,6 +171,50 @@ def test_a_run_keeps_the_batch_that_it_found(cli, tiny, with_memory):
         out = cli(*again, "--config.training.steps=2").good()
         assert stored_sizes("run") == (size, 1)
         assert "training.batch_size" not in out
+
+
+def test_a_run_keeps_the_parts_that_it_found_while_they_fit(cli, tiny, with_memory):
+    """They are rounding in what is learned; where they are found anew, that is told."""
+    train = ["--mode=train", "--workdir=run", *tiny, *WIDE, "--config.training.batch_size=60000"]
+    train.append("--config.training.accumulation=auto")
+    with_memory(100)
+    cli(*train, "--config.training.steps=1").good()
+    batch, parts = stored_sizes("run")
+    with_memory(100_000)
+    out = cli(*train, "--config.training.steps=2").good()
+    assert (stored_sizes("run"), "training.accumulation" in out) == ((batch, parts), False)
+    with_memory(50)
+    out = cli(*train, "--config.training.steps=3").good()
+    assert stored_sizes("run")[0] == batch
+    more = stored_sizes("run")[1]
+    assert more > parts
+    assert f"changed since this run began: training.accumulation: {parts} -> {more}\n" in out
+
+
+def test_what_is_done_between_steps_is_told_where_it_does_not_fit(cli, tiny, with_memory):
+    train = ["--mode=train", "--dry_run", *tiny, *WIDE, "--config.training.batch_size=100"]
+    beside = ["--config.training.sample_every=1", "--config.sampling.num_images=80000"]
+    beside += ["--config.sampling.batch_size=80000", "--config.training.heldout_images=10"]
+    with_memory(100_000)
+    assert "note:" not in cli(*train, *beside).good()
+    with_memory(20)
+    (note,) = re.findall("^note: .*", cli(*train, *beside).good(), re.MULTILINE)
+    found = re.match(r"note: sampling may be too much beside that: 80000 samples at once make it (\d+) MiB\. ", note)
+    size = int(re.search(r"What fits: --config\.sampling\.batch_size=(\d+) \(about", note)[1])
+    assert int(found[1]) > 10
+    assert "note:" not in cli(*train, *beside, f"--config.sampling.batch_size={size}").good()
+    assert "note: sampling" in cli(*train, *beside, f"--config.sampling.batch_size={2 * size}").good()
+
+
+def test_a_batch_left_open_leaves_room_for_what_is_done_beside_a_graph(cli, tiny, with_memory, monkeypatch):
+    train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=auto", "--config.training.steps=1"]
+    train += ["--config.training.sample_every=1", "--config.sampling.batch_size=8192"]
+    train += ["--config.sampling.num_images=8192", "--config.training.heldout_every=0"]
+    with_memory(30)
+    cli(*train, "--workdir=apart").good()
+    monkeypatch.setattr(memory, "keeps_activations", lambda run: True)
+    cli(*train, "--workdir=beside").good()
+    assert stored_sizes("beside")[0] < stored_sizes("apart")[0]
 
 
 def test_parts_left_open_are_as_few_as_fit(cli, tiny, with_memory):

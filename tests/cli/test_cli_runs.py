@@ -72,11 +72,11 @@ def test_the_main_job_leaves_everything_in_its_folder(main_job, steps_of, sample
             *[f"checkpoints/step_{step:08d}/{part}" for step in (10, 12) for part in parts],
             "config.json",
             "metrics.jsonl",
-            "samples/deis_4nfe_seed0.json",
-            "samples/deis_4nfe_seed0.npz",
-            "samples/deis_4nfe_seed0.png",
-            "samples/deis_4nfe_seed0_trajectory.gif",
-            "samples/deis_4nfe_seed0_trajectory.png",
+            "samples/step_00000012_deis_4nfe_seed0.json",
+            "samples/step_00000012_deis_4nfe_seed0.npz",
+            "samples/step_00000012_deis_4nfe_seed0.png",
+            "samples/step_00000012_deis_4nfe_seed0_trajectory.gif",
+            "samples/step_00000012_deis_4nfe_seed0_trajectory.png",
         ]
     )
     assert steps_of(folder) == [3, 6, 9, 12]
@@ -86,7 +86,7 @@ def test_the_main_job_leaves_everything_in_its_folder(main_job, steps_of, sample
     assert "1500 training samples of digits (1, 8, 8)" in out
     assert "12 steps of 8, run folder runs/digits" in out
     assert "step 12/12: loss " in out
-    assert "7 samples by deis, 4 network evaluations each: runs/digits/samples/deis_4nfe_seed0.png" in out
+    assert "7 samples by deis, 4 network evaluations each: runs/digits/samples/step_00000012_deis_4nfe_seed0.png" in out
 
 
 def test_the_stored_configuration_is_the_resolved_one(main_job):
@@ -111,7 +111,7 @@ def test_the_samples_are_those_of_the_averaged_weights(main_job, model_of, sampl
         x = generate(sampler, sde, model, (1, 8, 8), 7, batch_size=3, seed=0, progress=False).x
         shown[part] = data.quantizer.to_uint8(x).numpy()
         grid = image_grid(x, data.quantizer)
-        picture = np.asarray(Image.open(folder / "samples" / "deis_4nfe_seed0.png"))
+        picture = np.asarray(Image.open(folder / "samples" / "step_00000012_deis_4nfe_seed0.png"))
         assert np.array_equal(grid, picture) == (part == "ema")
     assert np.array_equal(samples_of(folder), shown["ema"])
     assert not np.array_equal(samples_of(folder), shown["model"])

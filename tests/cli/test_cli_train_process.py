@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 import run_lib
 
@@ -225,6 +226,25 @@ def test_a_batch_that_cannot_be_shared(start_together, launcher, tmp_path):
     assert (
         "a batch of 8 cannot be shared by 3 processes in 2 equal parts each; use a multiple of 6" in logs[0].read_text()
     )
+
+
+def test_a_mistake_of_all_is_printed_by_one_and_that_of_one_by_itself(launcher, tiny_digits, tmp_path):
+    """The store is the one that torchrun gives, which is there before and after the processes are."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    env["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    logs = [tmp_path / f"{rank}.log" for rank in range(3)]
+    flags = [*tiny_digits, "--mode=train", f"--workdir={tmp_path / 'run'}"]
+    for attempt in ("0", "1"):
+        pids = [
+            launcher.start(log, *flags, f"--config.seed={seed}", RANK=rank, TORCHELASTIC_RESTART_COUNT=attempt, **env)
+            for log, rank, seed in zip(logs, "012", ("x", "x", "y"), strict=True)
+        ]
+        assert [launcher.wait(pid) for pid in pids] == [2, 2, 2]
+        told = [[line for line in log.read_text().splitlines() if line.startswith("error: ")] for log in logs]
+        assert sorted(map(len, told[:2])) == [0, 1]
+        assert "config.seed is 'x'" in (told[0] or told[1])[0]
+        assert "config.seed is 'y'" in told[2][0]
 
 
 def test_processes_that_torchrun_did_not_start(cli, tiny_digits, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Weights of other projects become runs, and runs become what other projects read."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -121,6 +122,18 @@ def test_export_and_import_are_inverse(cli, digits, tmp_path):
         cli("--mode=sample", f"--workdir={run}", *draw).good()
     first, second = (sorted((run / "samples").glob("*.png"))[0].read_bytes() for run in (digits, tmp_path / "again"))
     assert first == second
+
+
+def test_averages_of_an_import_that_nothing_has_moved_yet_are_all_the_same(cli, digits, tmp_path):
+    cli("--mode=export", f"--workdir={digits}").good()
+    file, run = digits / "export" / "step_00000004.safetensors", f"--workdir={tmp_path / 'again'}"
+    averages = ["--config=configs/digits.py", "--config.training.averages=power:0.1"]
+    cli("--mode=import", f"--source={file}", run, *averages).good()
+    out = cli("--mode=average", run, "--config.likelihood.num_images=4", "--config.averaging.widths=0.05").good()
+    losses = re.findall(r"^(\S+): held-out loss (.*)$", out, re.MULTILINE)
+    assert [name for name, _ in losses] == ["ema", "ema_power_0.1"]  # of no profile, no other is made
+    assert losses[0][1] == losses[1][1]
+    assert "ema_power_0.1 is the next, 0.0e+00 ± 0.0e+00 above it" in out
 
 
 def test_a_conditional_run_is_exported_with_its_classes(cli, labelled):

@@ -105,10 +105,10 @@ def test_labels_follow_their_samples():
 
 
 def test_numbers_that_make_no_sense():
-    for n, batch_size in ((0, 1), (1, 0), (-3, 2)):
-        with pytest.raises(ValueError, match=f"{n} samples in batches of {batch_size}: both must be at least 1"):
+    for n, batch_size, told in ((0, 1, "n is 0"), (1, 0, "batch_size is 0"), (-3, 2, "n is -3")):
+        with pytest.raises(ValueError, match=f"{told}; it must be at least 1"):
             draw(n, batch_size)
-    with pytest.raises(ValueError, match="the first sample has index -1; indices begin at 0"):
+    with pytest.raises(ValueError, match="first is -1; it must be at least 0"):
         draw(4, 2, first=-1)
     with pytest.raises(ValueError, match=r"4 samples need labels of shape \(4,\) or \(4, A\), got \(3,\)"):
         draw(4, 2, labels=torch.zeros(3, dtype=torch.int64))

@@ -77,8 +77,8 @@ def test_the_evaluations_are_those_of_the_dearest_batch(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n": 0}, "0 samples in batches of 2: both must be at least 1"),
-        ({"batch_size": 0}, "3 samples in batches of 0: both must be at least 1"),
+        ({"n": 0}, "n is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"rank": 2, "world_size": 2}, "got rank=2, world_size=2"),
         ({"rank": -1}, "got rank=-1, world_size=1"),
     ],

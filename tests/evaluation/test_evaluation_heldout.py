@@ -206,6 +206,20 @@ def test_the_names_of_a_record_tell_the_ranges():
     assert (low, high) == ("-10.0", "13.8")
 
 
+def test_the_difference_of_two_networks_is_known_better_than_their_losses():
+    """A network that errs by d more everywhere, against the best: E|e + d|^2 - E|e|^2 = d^2, e having mean 0."""
+    sde, best = VPSDE(), exact(VPSDE())
+    one = heldout_loss(sde, best, gaussian_data())
+    other = heldout_loss(sde, lambda x, t, y: best(x, t, y) + 0.1, gaussian_data())
+    gap, error = other.above(one)
+    assert gap == pytest.approx(other.loss - one.loss, rel=1e-9)
+    assert abs(gap - 0.1**2) < 4 * error
+    assert error < 0.7 * one.std_error
+    assert one.above(other) == (pytest.approx(-gap), pytest.approx(error))
+    assert one.above(one) == (0.0, 0.0)
+    assert sum(one.values) / one.images == pytest.approx(one.loss)
+
+
 def test_one_sample_has_no_error_bar():
     found = heldout_loss(VPSDE(), nothing, gaussian_data(9), num_images=1, bins=2)
     assert (found.std_error, found.errors, found.images) == (None, (None, None), 1)
@@ -214,8 +228,8 @@ def test_one_sample_has_no_error_bar():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_images": -1}, "num_images is -1; give 0"),
-        ({"bins": 0}, "bins is 0; give at least 1"),
+        ({"num_images": -1}, "num_images is -1; it must be at least 0"),
+        ({"bins": 0}, "bins is 0; it must be at least 1"),
         ({"draws": 0}, "draws is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"rank": 1}, "rank=1, world_size=1"),

@@ -270,10 +270,10 @@ def test_the_number_of_images(asked, scored):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_images": -1}, "num_images is -1 and repeats 1; give 0"),
-        ({"repeats": 0}, "num_images is 0 and repeats 0; give 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"batch_size": -4}, "batch_size must be at least 1, got -4"),
+        ({"num_images": -1}, "num_images is -1; it must be at least 0"),
+        ({"repeats": 0}, "repeats is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"batch_size": -4}, "batch_size is -4; it must be at least 1"),
         ({"rank": 1}, "rank must lie in 0..world_size - 1, got rank=1, world_size=1"),
         ({"rank": -1}, "rank must lie in 0..world_size - 1, got rank=-1"),
         ({"world_size": 2}, "2 processes share the images through a folder; give parts"),

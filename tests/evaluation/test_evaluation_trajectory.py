@@ -84,7 +84,7 @@ def test_points_are_shown_as_their_density(tmp_path):
     assert film.is_file()
 
 
-@pytest.mark.parametrize(("moments", "images"), [(0, 4), (4, 0)])
-def test_numbers_that_make_no_sense(moments, images):
-    with pytest.raises(ValueError, match=f"{moments} moments of {images} images: both must be at least 1"):
+@pytest.mark.parametrize(("moments", "images", "named"), [(0, 4, "moments"), (4, 0, "images")])
+def test_numbers_that_make_no_sense(moments, images, named):
+    with pytest.raises(ValueError, match=f"{named} is 0; it must be at least 1"):
         Trajectory(VPSDE(), moments, images)

@@ -132,6 +132,8 @@ def test_averages_by_name():
     [
         ("fast", "'fast' is no average; give decays in "),
         ("1.0", "'1.0' is no average"),
+        ("0.9,,0.99", "'' is no average"),
+        ("0.9,", "'' is no average"),
         ("-0.1", "'-0.1' is no average"),
         ("nan", "'nan' is no average"),
         ("0.9,power:", "'power:' is no average"),

@@ -198,6 +198,9 @@ def test_more_averages_get_theirs():
     assert [state.averages[name].decay for name in ("ema", "ema_0.9")] == [config.training.ema_decay, 0.9]
     assert state.averages["ema_power_0.1"].gamma == pytest.approx(6.94, abs=0.005)
     assert builders.build_options(config, experiment.dataset).snapshot_every == 7
+    config.training.ema_snapshot_every = config.training.steps + 1
+    with pytest.raises(ValueError, match=f"training ends at step {config.training.steps}, before the first snapshot"):
+        builders.build_options(config, experiment.dataset)
 
 
 @pytest.mark.parametrize(

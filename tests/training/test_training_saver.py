@@ -96,4 +96,4 @@ def test_an_error_does_not_hide_another(held, state, capsys):
 
     with pytest.raises(ValueError, match="bad data"):
         train()
-    assert "and the last checkpoint could not be written: no space left" in capsys.readouterr().out
+    assert "and writing failed too: no space left" in capsys.readouterr().out
