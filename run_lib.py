@@ -10,6 +10,7 @@ python run_lib.py --mode=interpolate
 python run_lib.py --mode=edit --image=PICTURE --mask=PICTURE            restore, vary or relabel an image
 python run_lib.py --mode=import --source=ddpm-cifar10-32         a run of published weights
 python run_lib.py --mode=export                                  the trained run for diffusers, and as one file
+python run_lib.py --mode=report                                  report.html anew, which every mode makes in the end
 python run_lib.py --mode=train --config=configs/celeba64.py --config.data.root=FOLDER --workdir=runs/faces
 """
 
@@ -20,6 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # another projec
 
 import re
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -29,10 +31,10 @@ from ml_collections import ConfigDict, config_flags
 from safetensors import SafetensorError
 
 from configs import default
-from modes import FORMATS, MODES, SHARED, Run, dry_run, import_files, read_source
+from modes import FORMATS, MODES, SHARED, Run, conclude, dry_run, import_files, read_source
 from samplers import SAMPLERS
 from sde_lib import lookup
-from training import RunFolder, builders, settings
+from training import RunFolder, settings
 from training.processes import first_to_say
 
 HOME = Path(__file__).resolve().parent
@@ -61,8 +63,9 @@ config_flags.DEFINE_config_file(
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], typed: Sequence[str]) -> None:
     """Run one mode; what a user can mend is one line on stderr, and exit status 1."""
+    began = time.monotonic()
     if not FLAGS.traceback:  # TensorBoard's thread tells of its error at the next call too
         threading.excepthook = lambda failed: None
     try:
@@ -71,6 +74,8 @@ def main(argv: Sequence[str]) -> None:
             dry_run(run, scores=FLAGS.mode in ("train", "likelihood"))
         else:
             MODES[FLAGS.mode](run)
+            if FLAGS.mode not in ("report", "doctor"):  # which look, and change nothing
+                conclude(run, FLAGS.mode, typed, time.monotonic() - began)
     except (ValueError, TypeError, OSError, RuntimeError, SafetensorError, MemoryError) as error:
         if FLAGS.traceback:
             raise
@@ -105,23 +110,25 @@ def build_run(config: ConfigDict) -> Run:
     settings.check(config.to_dict(), documented.to_dict())
     folder = RunFolder(run_path(), config.training.keep_checkpoints)
     stored = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem == "stored"
-    typed = any(re.match(r"--?config\.imports=", argument) for argument in sys.argv)
-    config.imports = import_files(config.imports, HOME, folder.path, stored=stored and not typed)
-    experiment = builders.build_experiment(config, local if world_size > 1 else None)
+    stored = stored and not any(re.match(r"--?config\.imports=", argument) for argument in sys.argv)
+    config.imports = import_files(config.imports, HOME, folder.path, stored=stored)
     place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
-    return Run(
+    run = Run(
         config,
         documented,
         folder,
-        experiment,
         FLAGS.checkpoint,
         place,
         rank,
         world_size,
+        local if world_size > 1 else None,
         source,
         FLAGS.image,
         FLAGS.mask,
     )
+    if FLAGS.mode != "report":
+        _ = run.experiment  # what cannot be built fails before anything is written
+    return run
 
 
 def processes() -> tuple[int, int, int]:
@@ -138,11 +145,12 @@ def processes() -> tuple[int, int, int]:
 
 def cli() -> None:
     """Entry point."""
+    typed = sys.argv[:]
     try:  # overrides are looked up in sys.argv, not in what app.run is given
         sys.argv = with_recipe(FLAGS.read_flags_from_files(sys.argv))
     except (flags.Error, OSError) as error:
         fail(str(error), status=2)
-    app.run(main, argv=sys.argv, flags_parser=parse_flags)
+    app.run(lambda argv: main(argv, typed), argv=sys.argv, flags_parser=parse_flags)
 
 
 def with_recipe(argv: Sequence[str]) -> list[str]:

@@ -225,6 +225,9 @@ def get_config() -> ConfigDict:
     editing.iterations = 1  # moment_matching: of conjugate gradients; each is a gradient through the network
     editing.labels = ""  # what the image shows, as sampling.labels; "": what its data tell, else unknown
 
+    config.reporting = reporting = ConfigDict()
+    reporting.training_images = 10_000  # at most, among which the nearest of each sample is looked for; 0: no search
+
     config.dequantizer = dequantizer = ConfigDict()
     dequantizer.steps = 1000  # optimizer steps
     dequantizer.batch_size = 64  # images in one step

@@ -16,6 +16,7 @@ from modes.import_run import FORMATS, import_run, read_source
 from modes.interpolate import interpolate_images
 from modes.likelihood import score_run
 from modes.own_files import import_files
+from modes.report import conclude, report_run
 from modes.run import SHARED, Run, check_evaluation, describe
 from modes.sample import sample_run
 from modes.train import train_run
@@ -32,6 +33,7 @@ MODES: dict[str, Callable[[Run], None]] = {
     "dequantizer": train_dequantizer,
     "import": import_run,
     "export": export_run,
+    "report": report_run,
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "SHARED",
     "Run",
     "check_evaluation",
+    "conclude",
     "describe",
     "dry_run",
     "import_files",

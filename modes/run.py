@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -31,11 +32,11 @@ class Run:
         config: the resolved configuration.
         default: the documented default.
         folder: the run folder.
-        experiment: process, model, training data, device.
         checkpoint: the one asked for; None for the newest.
         place: arguments that lead a later call to this folder; empty where it is the default one.
         rank: this process, of those that share the work.
         world_size: their number.
+        local: number of this process on its machine, where there are several.
         source: the weights of another project, where they are to be imported.
         image: what is to be edited: a file, or the number of a held-out image.
         mask: what of it is made anew: a file, or a region by name.
@@ -44,14 +45,19 @@ class Run:
     config: ConfigDict
     default: ConfigDict
     folder: RunFolder
-    experiment: Experiment
     checkpoint: str | None = None
     place: tuple[str, ...] = ()
     rank: int = 0
     world_size: int = 1
+    local: int | None = None
     source: Pretrained | None = None
     image: str | None = None
     mask: str | None = None
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Process, model, training data and device; built when first needed, as a report needs none of them."""
+        return builders.build_experiment(self.config, self.local)
 
     def trained_model(self) -> tuple[ScoreModel, Path]:
         """The averaged weights of a checkpoint, ready for use, and where they come from."""

@@ -85,6 +85,7 @@ AT_LEAST: dict[str, float] = {
     "editing.factor": 2,
     "editing.scale": 0,
     "editing.iterations": 1,
+    "reporting.training_images": 0,
     "dequantizer.steps": 1,
     "dequantizer.batch_size": 1,
     "dequantizer.ema_decay": 0,

@@ -78,7 +78,7 @@ def test_a_signal_saves_the_step_and_names_the_command_that_goes_on(
     done = newest_step(run)
     assert done == steps_of(run)[-1] > 3
     assert f"stopped by {number.name} after step {done} of 1000000; all is saved. To go on: python run_lib.py " in text
-    again = shlex.split(text.splitlines()[-1].partition("To go on: python run_lib.py ")[2])
+    again = shlex.split(text.splitlines()[-2].partition("To go on: python run_lib.py ")[2])
     assert cli(*again, f"--config.training.steps={done + 3}").good().startswith(f"continuing {run} from step {done}\n")
     assert steps_of(run) == list(range(1, done + 4))
     whole = tmp_path / "whole"

@@ -70,8 +70,11 @@ def test_the_main_job_leaves_everything_in_its_folder(main_job, steps_of, sample
     assert sorted(set(files) - {*events, *scores}) == sorted(
         [
             *[f"checkpoints/step_{step:08d}/{part}" for step in (10, 12) for part in parts],
+            "commands.jsonl",
             "config.json",
             "metrics.jsonl",
+            "nearest.npz",
+            "report.html",
             "samples/step_00000012_deis_4nfe_seed0.json",
             "samples/step_00000012_deis_4nfe_seed0.npz",
             "samples/step_00000012_deis_4nfe_seed0.png",
@@ -153,7 +156,7 @@ def test_the_commands_that_are_proposed_work(main_job, cli, monkeypatch, tmp_pat
     assert [command.split()[0] for command in proposed] == ["--mode=sample", "--mode=likelihood", "--mode=train"]
     outputs = [cli(*shlex.split(command, comments=True)).good() for command in proposed]
     assert "7 samples by dpmpp_sde, 4 network evaluations each" in outputs[0]
-    assert [line.split(":")[0] for line in outputs[1].splitlines()[1:]] == ["ode", "elbo", "ddpm"]
+    assert [line.split(":")[0] for line in outputs[1].splitlines()[1:]] == ["ode", "elbo", "ddpm", "report"]
     assert outputs[1].count("bits/dim on 3 images") == 3
     assert "continuing runs/digits from step 12" in outputs[2]
     assert "step 24/24" in outputs[2]

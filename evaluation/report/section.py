@@ -1,0 +1,65 @@
+"""A section of the report: what makes it, and what is said in its place where there is nothing to make it of."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import Dataset
+from evaluation.report.markup import Markup, tag
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a report is made of.
+
+    Attributes:
+        folder: the run folder.
+        config: its stored configuration, as nested plain values.
+        default: the documented default, likewise.
+        command: mode -> the command that runs it on this folder.
+        dataset: split -> the data of the run; called only where they are needed.
+        training_images: how many of them samples are compared with, at most; 0 for none.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    default: Mapping[str, Any]
+    command: Callable[[str], str]
+    dataset: Callable[[str], Dataset]
+    training_images: int = 10_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        name: its anchor.
+        title: its heading.
+        make: from the source to its content; None where there is nothing to show.
+        mode: the mode that makes what it shows.
+        remedy: how, in a sentence that follows the command.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Source], Markup | None]
+    mode: str
+    remedy: str = ""
+
+    def build(self, source: Source) -> Markup:
+        """The section, or a line that tells how to come by it; no fault of the files goes further than that."""
+        try:
+            content = self.make(source)
+            missing = "Nothing here yet"
+        except Exception as error:  # files may hold anything; the rest of the page is as good without them
+            content, fault = None, str(error).strip().split("\n")[0][:200]
+            missing = f"Its files cannot be used ({type(error).__name__}: {fault})"
+        if content is None:
+            command = tag("code", source.command(self.mode))
+            content = tag(
+                "p", f"{missing}. To make it: ", command, f" {self.remedy}." if self.remedy else ".", class_="absent"
+            )
+        heading = tag("h2", self.title, id=f"{self.name}-title")
+        return tag("section", heading, content, id=self.name, aria_labelledby=f"{self.name}-title")
