@@ -32,6 +32,7 @@ from modes.evaluation_settings import (
     with_sampling,
 )
 from modes.out_of_memory import passing_memory
+from modes.passes import sampling_pass
 from modes.run import Run, check_evaluation
 from modes.sample import batches
 from modes.sampler_settings import unused_settings
@@ -95,7 +96,7 @@ def draw_features(run: Run, model: ScoreModel, extractor: Extractor, parts: Part
         return Generated(torch.cat([part for part in found if part is not None], 1), samples.nfe)
 
     sampling = run.config.sampling
-    with passing_memory(run, model, "sampling"):
+    with passing_memory(run, model, sampling_pass(run.config)):
         return generate_together(
             batch,
             sampling.num_images,

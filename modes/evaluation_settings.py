@@ -1,6 +1,5 @@
 """From the section ``evaluation`` of a configuration to what samples are measured with."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from data import dataset_options
@@ -74,7 +73,7 @@ def with_sampling(run: Run, **changes: str | int) -> Run:
     config = run.config.copy_and_resolve_references()
     for key, value in changes.items():
         config.sampling[key] = value
-    return replace(run, config=config)
+    return run.configured(config)
 
 
 def place(run: Run) -> Path:

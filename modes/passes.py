@@ -73,6 +73,8 @@ def passes_beside(config: ConfigDict) -> Iterator[Pass]:
         yield heldout_pass(config, training.heldout_images)
     if training.sample_every:
         yield sampling_pass(config)
+    if training.evaluate_every:
+        yield sampling_pass(config)._replace(count=min(config.sampling.batch_size, training.evaluate_images))
 
 
 def _first(config: ConfigDict, num_images: int) -> int:

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -58,6 +58,12 @@ class Run:
     def experiment(self) -> Experiment:
         """Process, model, training data and device; built when first needed, as a report needs none of them."""
         return builders.build_experiment(self.config, self.local)
+
+    def configured(self, config: ConfigDict) -> "Run":
+        """The same run and objects under other settings of what is done with them."""
+        other = replace(self, config=config)
+        other.__dict__["experiment"] = self.experiment
+        return other
 
     def trained_model(self) -> tuple[ScoreModel, Path]:
         """The averaged weights of a checkpoint, ready for use, and where they come from."""

@@ -153,7 +153,7 @@ WRONG = {
     "ema_decay=1": "config.dequantizer.ema_decay is 1.0; it must lie in [0, 1)",
     "channels=3": "config.dequantizer.channels is 3; it must be at least 4",
     "layers=1": "config.dequantizer.layers is 1; it must be at least 2",
-    "steps=1e3": "invalid literal for int() with base 10: '1e3'",
+    "steps=1e3": "dequantizer.steps is '1e3'; it takes a whole number",
 }
 
 

@@ -102,7 +102,7 @@ WRONG = {
     "first=296 pairs=1": "1 pairs from image 296 on need 298 images; the split 'test' has 297",
     "first=-1": "config.interpolation.first is -1; it must be at least 0",
     "moments=1": "config.interpolation.moments is 1; it must be at least 2",
-    "moments=abc": "invalid literal for int() with base 10: 'abc'",
+    "moments=abc": "interpolation.moments is 'abc'; it takes a whole number",
     "split=valid": "unknown split of digits 'valid'; choose from 'test', 'train'",
     "rtol=0": "config.interpolation.rtol is 0.0; it must be above 0",
     "atol=inf": "config.interpolation.atol is inf; it must be finite",

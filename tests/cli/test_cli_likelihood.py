@@ -77,7 +77,8 @@ def lambda_model(model):
 def test_one_estimate(likelihood, digits, name, report_of):
     out = likelihood(digits, estimate=name).good()
     assert out.splitlines()[1].startswith(f"{name}: ")
-    assert len(names(digits)) == len(out.splitlines()) - 1 == 1
+    assert len(names(digits)) == len(out.splitlines()) - 2 == 1
+    assert out.splitlines()[-1].startswith("report: ")
     assert report_of(digits, name)[0]["nfe"] == 3
 
 
@@ -95,8 +96,8 @@ def test_a_process_without_a_chain(cli, tiny, monkeypatch):
     cli("--mode=train", run, *tiny, "--config.sde.name=ve").good()
     scoring = ["--mode=likelihood", run]
     out = cli(*scoring, "--config.likelihood.estimate=all").good().splitlines()
-    assert [line.split(":")[0] for line in out[1:]] == ["ode", "elbo", "no DDPM bound"]
-    assert "a DDPM chain needs a variance-preserving process (VPSDE, CosineVPSDE); got VESDE(" in out[-1]
+    assert [line.split(":")[0] for line in out[1:]] == ["ode", "elbo", "no DDPM bound", "report"]
+    assert "a DDPM chain needs a variance-preserving process (VPSDE, CosineVPSDE); got VESDE(" in out[-2]
     assert "a DDPM chain needs a variance-pr" in cli(*scoring, "--config.likelihood.estimate=ddpm").fault()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -290,13 +291,13 @@ WRONG = {
     "repeats=0": "config.likelihood.repeats is 0; it must be at least 1",
     "repeats=99999999999999999999": "it must fit in 64 bits",
     "check=-1": "config.likelihood.check is -1; it must be at least 0",
-    "check=0.5": "invalid literal for int() with base 10: '0.5'",
+    "check=0.5": "likelihood.check is '0.5'; it takes a whole number",
     "samples=0": "config.likelihood.samples is 0; it must be at least 1",
     "probes=0": "config.likelihood.probes is 0; it must be at least 1",
     "log_prob_care=0": "config.likelihood.log_prob_care is 0.0; it must be above 0",
     "rtol=nan": "config.likelihood.rtol is nan; it must be finite",
     "atol=0": "config.likelihood.atol is 0.0; it must be above 0",
-    "codes=maybe": "Non-boolean argument to boolean flag",
+    "codes=maybe": "likelihood.codes is 'maybe'; it takes True or False",
     "codes=True estimate=elbo": "likelihood.codes is set, but the estimate 'elbo' has no latent codes; use ode",
     "method=dopri5 max_nfe=5": "after max_nfe = 5 evaluations: raise max_nfe, or raise rtol and atol",
     "method=dopri5 rtol=1e-30 atol=1e-30": "the tolerance is below what the state's dtype resolves",

@@ -97,7 +97,7 @@ def test_two_processes_give_the_values_of_one_and_one_report(launcher, digits, w
     pids = [launcher.start(logs[rank], *arguments, RANK=str(rank), WORLD_SIZE="2") for rank in (1, 0)]
     assert [launcher.wait(pid) for pid in pids] == [0, 0]
     assert logs[1].read_text() == ""
-    assert [line.split(":")[0] for line in logs[0].read_text().splitlines()[1:]] == ["ode", "elbo", "ddpm"]
+    assert [line.split(":")[0] for line in logs[0].read_text().splitlines()[1:]] == ["ode", "elbo", "ddpm", "report"]
     for name in ("ode", "elbo", "ddpm"):
         assert values(digits, name) == values(whole, name)
     assert len(list((digits / "likelihood").glob("*.npz"))) == 1

@@ -36,7 +36,7 @@ def test_every_mode_notes_its_command_and_makes_the_page(cli, digits):
     assert made.tables["commands"][0][1][1:] == ["sample", f"{line['seconds']:.1f} s", line["command"]]
     settings = dict(made.tables["samples"][0])
     assert settings["sampler"] == "heun"
-    assert settings["file"].startswith("samples/heun_")
+    assert settings["file"].startswith("samples/step_00000004_heun_")
     assert "3 samples" in made.text["memorisation"]
     cli("--mode=likelihood", f"--workdir={digits}").good()
     (path,) = (digits / "likelihood").glob("*.json")
