@@ -99,7 +99,7 @@ def test_settings_without_effect_are_named(cli, trained, flags, unused):
 
 def test_pictures_on_the_way(cli, tiny):
     cli("--mode=train", "--workdir=run", *tiny, "--config.training.sample_every=5").good()
-    assert sorted(path.name for path in Path("run/samples").glob("step_*")) == [
+    assert sorted(path.name for path in Path("run/samples").glob("step_????????.png")) == [
         "step_00000005.png",
         "step_00000010.png",
     ]
