@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+
+from training.flops import Operations
 
 SHORT = 0.2
 """Seconds that one timing takes at least, by repeating calls that are shorter."""
@@ -86,25 +86,11 @@ def batches(options: argparse.Namespace) -> list[int]:
     return [int(size) for size in options.batch.split(",")]
 
 
-class Counter(TorchDispatchMode):
-    """Adds up operations by the formulas of ``torch.utils.flop_counter`` (whose own mode fails in autograd.grad)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **kwargs or {})
-        formula = flop_registry.get(func._overloadpacket)
-        self.total += formula(*args, **kwargs or {}, out_val=out) if formula else 0
-        return out
-
-
 def count_flop(run: Callable[[], object]) -> int:
     """Operations of one call; attention is counted as its two matrix products."""
-    with sdpa_kernel(SDPBackend.MATH), Counter() as counter:
+    with sdpa_kernel(SDPBackend.MATH), Operations() as counted:
         run()
-    return counter.total
+    return counted.total
 
 
 def alternate(ways: list[Way], options: argparse.Namespace) -> None:

@@ -22,10 +22,11 @@ def likelihood_options(config: ConfigDict) -> dict[str, Any]:
     return {key: config.likelihood[key] for key in LIKELIHOOD_OPTIONS}
 
 
-def check_likelihood(config: ConfigDict, sde: SDE) -> None:
-    """Fail now on settings of the likelihood that cannot work."""
-    settings = config.likelihood
-    log_likelihood(sde, lambda x, t: 0 * x, torch.zeros(1, 1), **likelihood_options(config))
+def check_likelihood(config: ConfigDict, sde: SDE, documented: ConfigDict) -> None:
+    """Fail now on settings of the likelihood that cannot work; those of the documented default need no trial."""
+    settings, options = config.likelihood, likelihood_options(config)
+    if options != likelihood_options(documented):
+        log_likelihood(sde, lambda x, t: 0 * x, torch.zeros(1, 1), **options)
     lookup(ESTIMATES, settings.estimate, "likelihood.estimate")
     lookup(PRECISIONS, settings.precision, "likelihood.precision")
     dequantization(config)

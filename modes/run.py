@@ -105,7 +105,7 @@ def check_evaluation(run: Run, *, scores: bool = False, data: bool = True) -> No
     build_sampler(config, run.experiment.sde)
     sample_labels(config, dataset, 1)
     guided(config, run.experiment.sde, run.experiment.model)
-    check_likelihood(config, run.experiment.sde)
+    check_likelihood(config, run.experiment.sde, run.default)
     builders.build_dataset(config, config.likelihood.split)
     if scores and config.likelihood.dequantization:
         if dataset.quantizer is None:

@@ -4,6 +4,8 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
+
 from evaluation import Parts, picture, save_picture
 from models import ScoreModel
 from modes.best import sample_measure
@@ -36,7 +38,6 @@ def train_run(run: Run) -> None:
     check_evaluation(run, scores=True)
     if config.training.evaluate_every:
         check_evaluation_settings(run)
-    flops = training_flops(run.experiment.model, run.experiment.dataset.shape).total
     with joined(run.rank, run.world_size) as together:
         budget = plan_training(run, together)
         options = builders.build_options(config, run.experiment.dataset)
@@ -46,7 +47,7 @@ def train_run(run: Run) -> None:
         with locked(folder.path) if together.first else nullcontext():
             state = builders.build_state(config, run.experiment.model, together)
             with training_memory(run, budget, lambda: state.step):
-                reason = _train(run, state, loss_fn, options, flops, together, words)
+                reason = _train(run, state, loss_fn, options, together, words)
             stopped = reason in ("SIGINT", "SIGTERM")
             model = state.ema.model if stopped else _averaged(run, state)
     again = run.command("train")
@@ -76,7 +77,6 @@ def _train(
     state: TrainState,
     loss_fn: LossFn,
     options: TrainOptions,
-    flops: int,
     together: Processes,
     words: list[str],
 ) -> str:
@@ -121,11 +121,18 @@ def _train(
             on_sample=on_sample,
             on_heldout=heldout_measure(run, lambda: _averaged(run, state), together),
             on_evaluate=on_evaluate,
-            flops=flops,
+            flops=(lambda: _flops(run)) if together.first else None,
             together=together,
             snapshots=folder.snapshots,
             best=folder.best,
         )
+
+
+def _flops(run: Run) -> int:
+    """Operations of training on one sample; of a network of its own, for the one that trains may be in shares."""
+    with torch.device("meta"):
+        model = builders.build_model(run.config, run.experiment.dataset, run.experiment.device)
+    return training_flops(model, run.experiment.dataset.shape).total
 
 
 def _averaged(run: Run, state: TrainState) -> ScoreModel:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from sde_lib.registry import lookup
 
@@ -93,6 +92,8 @@ def integrate(
         raise ValueError(f"a grid from {grid[0]} to {grid[-1]} does not lead from t0 = {t0} to t1 = {t1}")
     if t0 == t1:
         return ODESolution(x, 0)
+    from torchdiffeq import odeint  # here, because with scipy it takes half a second to import
+
     counted = _Counted(fn, t0, t1, max_nfe, method, time_of, drift_alone)
     device = _parts(x)[0].device
     times = torch.tensor([t0, t1], dtype=torch.float64, device=device)

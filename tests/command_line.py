@@ -221,7 +221,7 @@ def same_weights():
 LAUNCHER = """
 import gc, json, os, sys
 sys.modules["triton"] = None  # it complains of what is frozen
-import sklearn.datasets, sklearn.model_selection, tensorboard, torch._dynamo, torch.distributed.fsdp  # on a run's way
+import torch._dynamo, torch.distributed.fsdp, torch.utils.flop_counter, torch.utils.tensorboard, torchdiffeq  # later
 import run_lib
 gc.freeze()  # else each run would copy all of this in its end
 for line in sys.stdin:

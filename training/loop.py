@@ -128,7 +128,7 @@ def train(
     on_sample: Callable[[int], None] | None = None,
     on_heldout: Callable[[int], Mapping[str, float]] | None = None,
     on_evaluate: Callable[[int], Evaluated] | None = None,
-    flops: int = 0,
+    flops: Callable[[], int] | None = None,
     together: Processes = ALONE,
     snapshots: Checkpoints | None = None,
     best: Checkpoints | None = None,
@@ -150,7 +150,7 @@ def train(
         on_sample: called with the step every ``sample_every`` steps, on every process.
         on_heldout: called with the step every ``heldout_every`` steps, on every process; what to record, by name.
         on_evaluate: called with the step every ``evaluate_every`` steps, on every process.
-        flops: operations of training on one sample, for the record; 0 for not known.
+        flops: counts the operations of training on one sample, for the record; None for not known.
         together: the processes that share the work; the first one writes.
         snapshots: where those of ``options.snapshot_every`` are saved.
         best: where the state is saved when ``on_evaluate`` finds it the best so far.

@@ -131,6 +131,8 @@ class _Living(TorchDispatchMode):
         self._now = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # two of three calls, which make nothing
+            return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, Tensor):

@@ -2,11 +2,12 @@
 
 import json
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from data import whole_file, writing
 
@@ -26,9 +27,15 @@ class Metrics:
         self._rewind(start_step)
         with writing(self.path):
             self._file = self.path.open("a")
-        board = self.path.with_name("tensorboard")
-        with writing(board):
-            self._board = SummaryWriter(str(board), purge_step=start_step + 1)
+        self._folder, self._start_step = self.path.with_name("tensorboard"), start_step
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+
+    @cached_property
+    def _board(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # here, because the first step need not wait for it
+
+        return SummaryWriter(str(self._folder), purge_step=self._start_step + 1)
 
     def _rewind(self, start_step: int) -> None:
         if not self.path.exists():
@@ -46,7 +53,7 @@ class Metrics:
         with writing(self.path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        with writing(Path(self._board.log_dir)):
+        with writing(self._folder):
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
             self._board.flush()
@@ -63,7 +70,8 @@ class Metrics:
     ) -> None:
         with suppress(OSError):  # of what could not be written: ``log`` has told it
             self._file.close()
-        self._board.close()
+        if "_board" in vars(self):
+            self._board.close()
 
 
 def _step(line: str) -> float:

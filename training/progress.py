@@ -1,8 +1,9 @@
 """What a run tells while it runs: the bar or a line now and then, the records, and whether all is still finite."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
 
 import torch
@@ -39,7 +40,7 @@ class Progress:
         device: where the losses are.
         together: the processes that share the work; the first one tells.
         metrics: where records go; None for nowhere.
-        flops: operations of training on one sample; 0 for not known.
+        flops: counts the operations of training on one sample, when they are first told; None for not known.
         time_limit: minutes after which training stops; 0 for none.
     """
 
@@ -52,12 +53,12 @@ class Progress:
         device: torch.device | str,
         together: Processes,
         metrics: Metrics | None,
-        flops: int = 0,
+        flops: Callable[[], int] | None = None,
         time_limit: float = 0.0,
     ) -> None:
         self.start, self.steps, self.batch_size = start, steps, batch_size
         self.together, self.metrics = together, metrics
-        self.flops, self.time_limit = flops, time_limit
+        self.flops, self.time_limit = flops and cache(flops), time_limit
         self.heldout: float | None = None
         self.began = time.monotonic()
         self.first_bad = torch.zeros((), dtype=torch.int64, device=device)  # 0: none
@@ -104,7 +105,7 @@ class Progress:
             "grad_norm": float(self.norm) / self.count,
             "learning_rate": learning_rate,
             "images_per_second": speed,
-            **({"flops_per_second": speed * self.flops} if self.flops else {}),
+            **({"flops_per_second": speed * self.flops()} if self.flops else {}),
             "seconds_to_go": self._seconds_to_go(step),
         }
         if self.metrics is not None:

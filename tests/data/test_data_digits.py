@@ -17,27 +17,27 @@ def source():
     return load_digits()
 
 
-def test_split_is_a_partition(source):
-    train, test = (split_indices(source.target, split) for split in ("train", "test"))
+def test_split_is_a_partition():
+    train, test = (split_indices(split) for split in ("train", "test"))
     assert (len(train), len(test)) == (1500, 297)
     assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(1797))
 
 
 def test_split_is_stratified(source):
-    test = split_indices(source.target, "test")
+    test = split_indices("test")
     fair_share = np.bincount(source.target) * 297 / 1797
     assert np.all(np.abs(np.bincount(source.target[test]) - fair_share) <= 1)
 
 
-def test_split_is_pinned_for_ever(source):
-    test = split_indices(source.target, "test")
+def test_split_is_pinned_for_ever():
+    test = split_indices("test")
     assert hashlib.sha256(test.astype("<i8").tobytes()).hexdigest() == TEST_INDICES_SHA256
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_samples_are_the_images_of_scikit_learn(source, split):
     digits = Digits(split)
-    chosen = split_indices(source.target, split)
+    chosen = split_indices(split)
     batch = digits.fetch(range(len(digits)))
     assert (digits.shape, digits.num_classes, digits.quantizer.levels) == ((1, 8, 8), 10, 17)
     assert batch.x.dtype == torch.uint8

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from configs import digits, toy2d
+from configs import default, digits, toy2d
 from data import StepDraws
 from modes.dequantizer_settings import (
     build_dequantizer_loss,
@@ -23,7 +23,7 @@ from modes.likelihood_settings import (
 )
 from modes.sampler_settings import build_sampler
 from samplers import SAMPLERS, sampler_options
-from sde_lib import IntegrationError, elbo, log_likelihood
+from sde_lib import SDES, IntegrationError, elbo, log_likelihood
 from training import CheckpointError, RunFolder, TrainOptions, builders
 
 
@@ -140,13 +140,20 @@ def test_the_likelihood_gets_its_settings(changes):
 def test_settings_of_the_likelihood_that_cannot_work_fail_when_they_are_checked(changes, error, message):
     config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
     with pytest.raises(error, match=message):
-        check_likelihood(config, builders.build_sde(config))
+        check_likelihood(config, builders.build_sde(config), default.get_config())
 
 
 def test_settings_of_the_likelihood_that_work_pass():
     for changes in ({}, {"estimate": "all", "codes": True}, {"estimate": "ddpm"}, {"precision": "bfloat16"}):
         config = tiny(**{f"likelihood_{key}": value for key, value in changes.items()})
-        check_likelihood(config, builders.build_sde(config))
+        check_likelihood(config, builders.build_sde(config), default.get_config())
+
+
+@pytest.mark.parametrize("process", SDES)
+def test_the_documented_settings_of_the_likelihood_work_for_every_process(process):
+    """A configuration that has them is not tried."""
+    x = torch.zeros(1, 1)
+    assert log_likelihood(SDES[process](), lambda x, t: 0 * x, x, **likelihood_options(default.get_config())).nfe > 5
 
 
 def test_a_chain_is_as_long_as_that_of_training_and_not_for_every_process():
@@ -155,9 +162,9 @@ def test_a_chain_is_as_long_as_that_of_training_and_not_for_every_process():
     config.sde.name = "ve"
     sde = builders.build_sde(config)
     with pytest.raises(TypeError, match="a DDPM chain needs a variance-preserving process"):
-        check_likelihood(config, sde)
+        check_likelihood(config, sde, default.get_config())
     config.likelihood.estimate = "all"  # which leaves it out
-    check_likelihood(config, sde)
+    check_likelihood(config, sde, default.get_config())
 
 
 def test_the_dequantisation_is_the_one_that_the_model_was_trained_with():

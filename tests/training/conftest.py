@@ -83,7 +83,7 @@ class Run:
         """The lines of the metrics file."""
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
-    def train(self, start=None, *, state=None, on_sample=None, on_heldout=None, flops=0, **changes):
+    def train(self, start=None, *, state=None, on_sample=None, on_heldout=None, flops=None, **changes):
         """Train a fresh state, from a checkpoint if one is given; returns (state, reason)."""
         state = state or self.make_state()
         if start is not None:

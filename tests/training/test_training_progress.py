@@ -51,7 +51,7 @@ def do(progress, clock, steps, seconds, loss=0.5, norm=2.0):
 
 
 def test_a_record_has_means_speeds_and_the_time_to_go(make_progress, clock, lines):
-    with make_progress(start=2, flops=1000) as progress:
+    with make_progress(start=2, flops=lambda: 1000) as progress:
         do(progress, clock, [3, 4], 0.5, loss=1.0)
         do(progress, clock, [5, 6], 1.5, loss=2.0, norm=4.0)
         progress.record(6, 0.25)
@@ -92,7 +92,7 @@ def test_the_time_limit_bounds_the_time_to_go(make_progress, clock, lines, limit
 
 
 def test_without_a_terminal_a_line_tells_all(make_progress, clock, capsys):
-    with make_progress(steps=1000, batch_size=3, flops=2_500_000_000) as progress:
+    with make_progress(steps=1000, batch_size=3, flops=lambda: 2_500_000_000) as progress:
         do(progress, clock, [1, 2], 0.25, loss=0.123456)
         progress.record(2, 0.0002, {"heldout_loss": 0.2})
         do(progress, clock, [3], 0.001)
@@ -108,7 +108,7 @@ def test_on_a_terminal_the_bar_tells_it(make_progress, clock, capsys, monkeypatc
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    with make_progress(flops=1_000_000) as progress:
+    with make_progress(flops=lambda: 1_000_000) as progress:
         do(progress, clock, [1, 2], 0.5)
         progress.record(2, 0.0002, {"heldout_loss": 0.2})
     assert capsys.readouterr().out == ""
@@ -153,7 +153,7 @@ def heldout(step):
 
 def test_held_out_figures_stand_in_the_record_of_their_step(new_run, tmp_path):
     run = new_run()
-    run.train(steps=11, log_every=4, heldout_every=3, on_heldout=heldout, flops=10)
+    run.train(steps=11, log_every=4, heldout_every=3, on_heldout=heldout, flops=lambda: 10)
     assert [line["step"] for line in run.metrics] == [3, 4, 6, 8, 9, 11]
     for line in run.metrics:
         expected = heldout(line["step"]) if line["step"] in (3, 6, 9, 11) else {}

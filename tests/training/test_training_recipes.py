@@ -90,7 +90,7 @@ def test_a_recipe_builds(recipe, stored):
     assert (model.prediction, model.conditioning) == (config.model.prediction, config.model.conditioning)
     assert type(build_sampler(config, sde)) is SAMPLERS[config.sampling.sampler]
     assert builders.build_options(config, dataset).steps > 0
-    check_likelihood(config, sde)
+    check_likelihood(config, sde, default.get_config())
     if dataset.quantizer is not None:
         assert (dataset.quantizer.low, dataset.quantizer.high) == (config.data.low, config.data.high)
         assert config.model.centered == (config.data.low == -1)
