@@ -19,10 +19,15 @@ def report_run(run: Run) -> None:
     """The mode: make the report anew, from the files of the run alone.
 
     Raises:
-        ValueError: there is no run.
+        ValueError: there is no run, or one of another process or network than the settings given.
     """
     if run.folder.stored_config() is None:
         raise ValueError(f"there is no run in {run.folder.path}; train first, or give its folder as --workdir")
+    run.folder.changes(run.config.to_dict(), fixed=("sde", "model"))
+    _write(run)
+
+
+def _write(run: Run) -> None:
     print(f"report: {write_report(source(run))}", flush=True)
 
 
@@ -39,7 +44,7 @@ def conclude(run: Run, mode: str, arguments: Sequence[str], seconds: float) -> N
         return
     try:
         record(run, mode, arguments, seconds)
-        report_run(run)
+        _write(run)
     except Exception as error:  # the work itself is done and saved
         fault = " ".join(str(error).split()) or type(error).__name__
         print(f"warning: no {NAME}: {fault}", flush=True)

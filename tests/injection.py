@@ -71,8 +71,12 @@ def choices(what, of):
         yield from rng.sample(of, len(of))
 
 
+REPORT = ("report.html", "commands.jsonl", "nearest.npz")
+"""What tells of the calls themselves, and cannot fail one: tests/cli/test_cli_report.py."""
+
+
 def contents(folder):
-    """{relative path: content} of a run, without what differs between equal runs: dates and speeds."""
+    """{relative path: content} of a run, but for what differs between equal ones: dates, speeds, reports of calls."""
 
     def content(path):
         if path.suffix in (".json", ".jsonl"):
@@ -80,7 +84,8 @@ def contents(folder):
         return path.read_bytes()
 
     paths = (path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "tensorboard" not in path.parts)
-    return {path.relative_to(folder).as_posix(): content(path) for path in paths}
+    told = (path for path in paths if not path.name.removeprefix(".").startswith(REPORT))
+    return {path.relative_to(folder).as_posix(): content(path) for path in told}
 
 
 def whole_ones(folder):

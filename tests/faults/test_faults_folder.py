@@ -44,9 +44,9 @@ def test_a_second_one_begins_between_two_file_operations_of_the_first(subject, m
 
 
 CHANGES = {
-    "train": "--config.model.width=16",
+    **dict.fromkeys(run_lib.MODES, "--config.model.channels=16"),
+    **dict.fromkeys(("train", "evaluate"), "--config.model.width=16"),  # of points
     "import": "--config.seed=1",
-    **dict.fromkeys(set(run_lib.MODES) - {"train", "import"}, "--config.model.channels=16"),
 }
 
 
