@@ -38,7 +38,7 @@ def inception(weights: Path | str = "", device: torch.device | str = "cpu") -> E
     except ImportError as error:
         raise ValueError(
             f"Inception's features need torch-fidelity: {MISSING}; or choose another network: "
-            "--config.evaluation.extractor=classifier, or module:attribute"
+            "--config.evaluation.extractor=MODULE:ATTRIBUTE, or classifier for data with labels"
         ) from error
     path = _find(weights)
     network = _build(source.FeatureExtractorInceptionV3, path).to(device)  # type: ignore[attr-defined]
@@ -66,12 +66,13 @@ def _find(weights: Path | str) -> Path:
             raise FileNotFoundError(
                 f"there are no weights of Inception: {FILE} is not in {kept.parent}, and cannot be downloaded from "
                 f"{url} ({error}). Put the file there or name it (--config.evaluation.weights=FILE), or choose another "
-                "extractor (--config.evaluation.extractor=classifier, or module:attribute)"
+                "extractor (--config.evaluation.extractor=MODULE:ATTRIBUTE, or classifier for data with labels)"
             ) from error
     if not path.is_file():
         raise FileNotFoundError(
             f"evaluation.weights is {weights}, but there is no such file; give {FILE}, or leave it empty for that in "
-            f"{kept.parent}, or choose another extractor (--config.evaluation.extractor=classifier)"
+            f"{kept.parent}, or choose another extractor "
+            "(--config.evaluation.extractor=MODULE:ATTRIBUTE, or classifier for data with labels)"
         )
     return path
 

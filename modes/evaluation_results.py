@@ -98,10 +98,11 @@ def provenance(described: Mapping[str, Any], extractor: str) -> str:
     steps = "" if described["steps"] is None else f"{described['steps']} steps, "
     end = "denoised at the end" if sampling["denoise"] else "not denoised at the end"
     guidance = "" if sampling["guidance"] == 1 else f", guidance {sampling['guidance']:g}"
+    form = "" if len(described["reference"].get("shape", ())) == 1 else " as uint8"  # points are compared as they are
     software = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
     return (
         f"extractor {extractor}; compared with {in_words(described['reference'])}; "
-        f"{described['draws']} draws of {described['images']} samples as uint8, seeds {seeds}; "
+        f"{described['draws']} draws of {described['images']} samples{form}, seeds {seeds}; "
         f"{described['sampler']}, {steps}{described['nfe']} network evaluations{guidance}, {end}; averaged weights of "
         f"step {described['checkpoint_step']} ({described['weights'][:8]}); {software}"
     )
@@ -112,5 +113,7 @@ def in_words(about: Mapping[str, Any]) -> str:
     if "pixels" not in about:
         return f"moments of the file {about['file']} (sha256 {about['sha256']}), whose images are not known here"
     shape = "x".join(map(str, about["shape"]))
+    points = len(about["shape"]) == 1
+    shape, seen = (f"{shape} values each", "values") if points else (shape, "pixels")
     crop = f", crop {about['crop']}" if "crop" in about else ""
-    return f"{about['images']} samples of {about['data']} {about['split']}, {shape}{crop} (pixels {about['pixels']})"
+    return f"{about['images']} samples of {about['data']} {about['split']}, {shape}{crop} ({seen} {about['pixels']})"

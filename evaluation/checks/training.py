@@ -51,8 +51,8 @@ def passes(s: Subject) -> Iterator[Row | Finding]:
     if not s.plan.steps or not s.plan.batch_size:
         return
     count = s.plan.steps * s.plan.batch_size / s.train.total
-    ok = 1 <= count <= MOST_PASSES
-    yield Row("passes over the data", f"{count:.3g}", f"1 to {MOST_PASSES}", ok)
+    ok, told = 1 <= count <= MOST_PASSES, f"{count:.3g}" if count < 1000 else f"{count:,.0f}"
+    yield Row("passes over the data", told, f"1 to {MOST_PASSES}", ok)
     if ok:
         return
     if count < 1:
@@ -66,7 +66,7 @@ def passes(s: Subject) -> Iterator[Row | Finding]:
     else:
         yield Finding(
             False,
-            f"each of the {s.train.total} samples is seen {count:.3g} times",
+            f"each of the {s.train.total} samples is seen {told} times",
             "a network of some size learns so few samples by heart, and draws them again (arXiv 2212.03860)",
             "collect more data, augment them, or train shorter; the loss on held-out data tells when to stop",
         )

@@ -13,7 +13,9 @@ TITLES = {
     "fid": ("FID", "lower"),
     "frechet_distance": ("Fréchet distance", "lower"),
     "kid": ("KID", "lower"),
+    "kernel_distance": ("Kernel distance", "lower"),
     "inception_score": ("Inception score", "higher"),
+    "classifier_score": ("Classifier score", "higher"),
     "precision": ("Precision", "higher"),
     "recall": ("Recall", "higher"),
 }

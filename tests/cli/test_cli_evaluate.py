@@ -177,6 +177,11 @@ def test_points_are_their_own_features(cli, trained):
     ((result, _),) = results(trained).values()
     assert result["extractor"] == "identity"
     assert list(result["metrics"]) == ["frechet_distance", "kernel_distance", "precision", "recall"]
+    line = result["provenance"]
+    assert (
+        f" train, 2 values each (values {result['reference']['pixels']}); 2 draws of 10 samples, seeds 0, 1; " in line
+    )
+    assert "uint8" not in line
 
 
 def test_references_of_other_data_and_of_others(cli, evaluated, digits, bytes_of, elsewhere):

@@ -12,9 +12,12 @@ from PIL import Image
 
 from configs import default
 from data import get_dataset
+from evaluation.fidelity import HIGHER_IS_BETTER
+from evaluation.fidelity import NAMES as NAMES_OF_METRICS
 from evaluation.report import Section, Source, render, write_report
 from evaluation.report.memorised import find_neighbours
 from evaluation.report.page import SECTIONS
+from evaluation.report.quality import TITLES
 
 DEFAULT = json.loads(json.dumps(default.get_config().to_dict()))
 NAMES = [section.name for section in SECTIONS]
@@ -121,6 +124,12 @@ def test_quality_is_drawn_only_among_what_can_be_compared(tmp_path):
     assert rows["heun", "98", "99"] == "4"
     assert "by heun" in made.text["quality"]
     assert "Left out as damaged: odd.json." in made.text["quality"]
+
+
+def test_every_metric_has_a_title_that_says_which_way_is_better():
+    metrics = {*NAMES_OF_METRICS[True], *NAMES_OF_METRICS[False], "precision", "recall"}
+    assert set(TITLES) == metrics
+    assert {name for name, (_, better) in TITLES.items() if better == "higher"} == set(HIGHER_IS_BETTER)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "commands.jsonl", "likelihood/a.json", "evaluation/a.json"])
