@@ -353,7 +353,7 @@ class SharedNoise(GeneratorNoise):
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "adaptive_sde"])  # rounding decides its steps
 def test_float32_agrees_with_float64(name, grid):
     sde = VPSDE()
-    sampler = get_sampler(name, steps=200, grid=grid)
+    sampler = get_sampler(name, steps=100, grid=grid)
     times = sampler.time_grid(sde)
     start = torch.randn(16, 4, generator=oracles.generator(1), dtype=torch.float64)
     ends = []

@@ -14,6 +14,15 @@ LAW = oracles.mixture_2d()
 OWN_STEPS = {"ode", "adaptive_sde"}  # they must look at errors to choose a step
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_what_is_new():
+    """Objects from before are neither collected nor counted, which would take seconds each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def live_tensors():
     return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())  # isinstance wakes proxies
 
