@@ -130,9 +130,10 @@ def _train(
 
 def _flops(run: Run) -> int:
     """Operations of training on one sample; of a network of its own, for the one that trains may be in shares."""
+    model, shape = run.experiment.model, run.experiment.dataset.shape
     with torch.device("meta"):
-        model = builders.build_model(run.config, run.experiment.dataset, run.experiment.device)
-    return training_flops(model, run.experiment.dataset.shape).total
+        net = builders.describe_model(run.config, run.experiment.dataset).build_network()
+    return training_flops(model.around(net), shape).total
 
 
 def _averaged(run: Run, state: TrainState) -> ScoreModel:

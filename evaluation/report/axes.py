@@ -72,7 +72,7 @@ class Axis:
 def label(value: float) -> str:
     """A tick's text: short, with k and M for thousands and millions."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * size or (abs(value) >= size and value % size == 0):
+        if abs(value) >= 10 * size or (abs(value) >= size and 10 * value % size == 0):
             return f"{value / size:g}{unit}".replace("-", "−")
     text = f"{value:.3g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.0e}".replace("e-0", "e-")
     return text.replace("-", "−")
