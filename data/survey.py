@@ -121,7 +121,8 @@ def survey(dataset: Dataset, *, num_images: int = 0, sample: int = 2000, seed: i
             bar.update(len(block.indices) + len(block.unreadable))
     if len(tally.unreadable) == n:
         reason = next(iter(tally.unreadable.values()), "it has no samples")
-        raise ValueError(f"nothing of {dataset.name} can be read: {reason}")
+        looked = "nothing" if n == len(dataset) else f"none of the {n} samples that were looked at"
+        raise ValueError(f"{looked} of {dataset.name} can be read: {reason}")
     return tally.result()
 
 

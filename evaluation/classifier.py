@@ -92,8 +92,8 @@ def trained_classifier(
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
             about = json.loads(file.metadata()["about"])
             network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: delete it, and the classifier is trained anew") from error
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and the classifier is trained anew") from error
     network = network.to(device).eval().requires_grad_(False)
 
     def extract(samples: Tensor) -> Features:

@@ -52,17 +52,25 @@ class Extractor:
         """Features of a batch of pixels, or of points.
 
         Raises:
-            ValueError: they are no rows, or not finite.
+            ValueError: they are no rows, or not finite as float32.
         """
         values, logits = self.extract(samples)
-        if values.ndim != 2 or len(values) != len(samples) or not values.is_floating_point():
+        n = len(samples)
+        if not isinstance(values, Tensor):
+            kind = type(values).__name__
+            raise ValueError(f"the extractor {self.name} made a {kind}; it must make a tensor ({n}, D)")
+        if values.ndim != 2 or len(values) != n or not values.shape[1] or not values.is_floating_point():
             raise ValueError(
-                f"the extractor {self.name} made {values.dtype} of shape {tuple(values.shape)} of {len(samples)} "
-                f"samples; it must make floating-point features ({len(samples)}, D)"
+                f"the extractor {self.name} made {values.dtype} of shape {tuple(values.shape)} of {n} samples; it must "
+                f"make floating-point features ({n}, D) with D of at least 1"
             )
+        values = values.float().cpu()
         if not values.isfinite().all():
-            raise ValueError(f"the extractor {self.name} made features that are not finite")
-        return Features(values.float().cpu(), None if logits is None else logits.float().cpu())
+            raise ValueError(
+                f"the extractor {self.name} made features that are not finite as float32; mend it, or choose another "
+                "evaluation.extractor"
+            )
+        return Features(values, None if logits is None else logits.float().cpu())
 
     def __str__(self) -> str:
         told = ", ".join(filter(None, [f"weights {self.weights}" if self.weights else "", self.about]))
@@ -100,10 +108,10 @@ def own_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     sys.path.append(str(Path.cwd()))  # last: a module of that name elsewhere is the one that is installed
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module is a program: it may raise anything
+    except (Exception, SystemExit) as error:  # a module is a program: it may raise anything, and leave
         raise ValueError(
-            f"evaluation.extractor is {name!r}, but that cannot be imported ({error}); it is MODULE:ATTRIBUTE, of a "
-            "module that is installed or lies in the working directory"
+            f"evaluation.extractor is {name!r}, but that cannot be imported ({type(error).__name__}: {error}); it is "
+            "MODULE:ATTRIBUTE, of a module that is installed or lies in the working directory"
         ) from error
     finally:
         sys.path.pop()
@@ -115,7 +123,18 @@ def own_extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
     else:
         source = getattr(sys.modules[module], "__file__", None)
         weights = hashlib.sha256(Path(source).read_bytes()).hexdigest()[:8] if source else ""
-    return Extractor(name, weights, lambda samples: Features(found(samples.to(device))))
+
+    def extract(samples: Tensor) -> Features:
+        try:
+            return Features(found(samples.to(device)))
+        except MemoryError:
+            raise
+        except Exception as error:  # a RuntimeError stays one, since it may be of memory, for which there is advice
+            kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
+            told = f"{samples.dtype} of shape {tuple(samples.shape)}: {type(error).__name__}: {error}"
+            raise kind(f"the extractor {name} failed on {told}") from error
+
+    return Extractor(name, weights, extract)
 
 
 def hash_of(weights: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,6 @@ called Fréchet distances here.
 """
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
@@ -82,7 +81,6 @@ def _build(network: type[torch.nn.Module], path: Path) -> torch.nn.Module:
     try:
         torch.load(path, map_location="cpu", weights_only=True)
         return network("inception-v3-compat", LAYERS, feature_extractor_weights_path=str(path)).eval()
-    except (RuntimeError, AttributeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} does not hold the weights of Inception ({str(error).splitlines()[0]}); give {FILE}"
-        ) from error
+    except Exception as error:  # in which the unpickling of other bytes may end
+        fault = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} does not hold the weights of Inception ({fault}); give {FILE}") from error

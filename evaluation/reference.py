@@ -105,7 +105,7 @@ def read_reference(path: Path, about: Mapping[str, Any]) -> Reference:
     content = _read(path)
     if not {"features", "about"} <= content.keys():
         raise ValueError(f"{path} holds {', '.join(content) or 'nothing'}, and no features of this program's")
-    found = json.loads(str(content["about"]))
+    found = _description(content["about"])
     other = [name for name in (*IDENTITY, "data", "split", "shape") if found.get(name) != about.get(name)]
     if set(other) & set(IDENTITY):
         listing = ", ".join(f"{name} {found.get(name)!r} there and {about.get(name)!r} here" for name in other)
@@ -113,7 +113,24 @@ def read_reference(path: Path, about: Mapping[str, Any]) -> Reference:
             f"{path} is no reference for this evaluation: {listing}. Give one that was made with the same data, "
             "preprocessing, number of images and extractor, or leave evaluation.reference empty to make it"
         )
-    return Reference({**about, "file": path.name}, torch.from_numpy(content["features"]))
+    features = content["features"].astype(content["features"].dtype.newbyteorder("="))
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != about["images"] or not features.size:
+        raise ValueError(
+            f"{path} holds features as {features.dtype} of shape {features.shape}, and not float32 ({about['images']}, "
+            "D): it is damaged, or no file of this program's; delete it if it was made here, and it is made anew"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError(f"{path} holds features that are not finite: delete it, and it is made anew")
+    return Reference({**about, "file": path.name}, torch.from_numpy(features))
+
+
+def _description(stored: np.ndarray) -> dict[str, Any]:
+    """What a file says that it is of; nothing where that is not readable."""
+    try:
+        found = json.loads(str(stored))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_published(path: Path) -> bool:

@@ -41,7 +41,8 @@ def sample_measure(
         drawn = draw_features(drawing, model, extractor, parts)
         values: dict[str, float] = {}
         if drawn is not None and reference is not None:
-            values = measure(split_features(drawn.x, reference), reference, fid=extractor.fid, subsets=SUBSETS)
+            found = split_features(drawn.x, extractor, reference)
+            values = measure(found, reference, fid=extractor.fid, subsets=SUBSETS)
             parts.remove()
         better = together.told("yes" if best is not None and best.take(values) else "no") == "yes"
         if together.first:
@@ -75,8 +76,9 @@ class Best:
         sampling = run.config.sampling.to_dict()
         # values that were measured otherwise are not compared
         self.by = digest([self.metric, run.config.training.evaluate_images, sampling, reference.about], 6)
-        kept = [state.get("evaluation", {}) for state in run.folder.best.states()]
-        self._least = min((self._rank(values) for values in kept if values.get("by") == self.by), default=math.inf)
+        kept = [state.get("evaluation") for state in run.folder.best.states()]
+        mine = [values for values in kept if isinstance(values, dict) and values.get("by") == self.by]
+        self._least = min((self._rank(values) for values in mine), default=math.inf)
 
     def take(self, values: Mapping[str, float]) -> bool:
         """Whether these are better than all before."""

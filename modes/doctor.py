@@ -20,6 +20,8 @@ WIDTH = 120
 def examine_run(run: Run) -> None:
     """The mode: measure, print, and keep what was found; exit status 1 where something would spoil the training."""
     config, experiment = run.config, run.experiment
+    if config.doctor.num_images == 1:
+        raise ValueError("doctor.num_images is 1, and one sample has no spread; give 0 for all, or 2 at least")
     builders.build_loss(config, experiment.sde)
     check_evaluation(run)
     run.folder.changes(config.to_dict())
@@ -29,10 +31,11 @@ def examine_run(run: Run) -> None:
     heldout = None if split == "train" else _survey(run, builders.build_dataset(config, split))
     subject = Subject(train, heldout, experiment.sde, build_plan(run))
     examination = examine(subject)
+    print(*report(examination), _basis(subject), sep="\n", flush=True)
     path = run.folder.path / "doctor.json"
-    with whole_file(path) as draft:
+    with whole_file(path) as draft:  # after the printing, so that where this fails nothing is lost
         draft.write_text(json.dumps({**examination.to_dict(), **_details(subject)}, indent=2))
-    print(*report(examination), _basis(subject), f"all of it: {path}", sep="\n")
+    print(f"all of it: {path}")
     if examination.faults:
         sys.exit(1)
 

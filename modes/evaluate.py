@@ -65,7 +65,7 @@ def evaluate(run: Run, model: ScoreModel, checkpoint: Path, extractor: Extractor
             found = draw_features(with_sampling(run, seed=seed), model, extractor, parts)
             if found is None or reference is None:
                 continue
-            measured.append(measure(split_features(found.x, reference), reference, fid=extractor.fid))
+            measured.append(measure(split_features(found.x, extractor, reference), reference, fid=extractor.fid))
             nfe = max(nfe, found.nfe)
         if reference is None:
             return
@@ -108,7 +108,8 @@ def draw_features(run: Run, model: ScoreModel, extractor: Extractor, parts: Part
         )
 
 
-def split_features(rows: torch.Tensor, reference: Reference) -> Features:
-    """Of ``draw_features``: the features, as many as the reference has, and the logits that follow."""
-    logits = rows[:, reference.dims :]
-    return Features(rows[:, : reference.dims], logits if logits.shape[1] else None)
+def split_features(rows: torch.Tensor, extractor: Extractor, reference: Reference) -> Features:
+    """Of ``draw_features``: the features, and the logits that follow those of as many as the reference has."""
+    if not extractor.scores:
+        return Features(rows)
+    return Features(rows[:, : reference.dims], rows[:, reference.dims :])

@@ -26,6 +26,9 @@ from modes.run import Run
 from modes.sampler_settings import build_sampler
 from training import builders, locked
 
+MOST_STEPS = 1_000_000
+"""Of a sampler that is compared: more is a slip."""
+
 
 def check_evaluation_settings(run: Run) -> None:
     """Fail now on settings of the evaluation that cannot work."""
@@ -37,7 +40,12 @@ def check_evaluation_settings(run: Run) -> None:
             "the data"
         )
     if not settings.reference:
-        builders.build_dataset(run.config, settings.split)
+        dataset = builders.build_dataset(run.config, settings.split)
+        if min(settings.reference_images or len(dataset), len(dataset)) < 2:
+            raise ValueError(
+                f"evaluation.reference_images is {settings.reference_images}, of the {len(dataset)} samples of "
+                f"{dataset.name} {settings.split}; samples are compared with 2 at least (0: all)"
+            )
 
 
 def extractor_name(run: Run) -> str:
@@ -54,12 +62,13 @@ def compared(run: Run) -> list[Run]:
         ValueError: no list of samplers and steps, or a sampler that does not work with these settings.
     """
     found = []
-    for word in run.config.evaluation.compare.split(","):
-        name, colon, steps = word.strip().partition(":")
-        if colon and not (steps.isdecimal() and int(steps) > 0):
+    wanted = run.config.evaluation.compare
+    for word in dict.fromkeys(map(str.strip, wanted.split(","))):  # each once
+        name, colon, steps = word.partition(":")
+        if (wanted and not name) or (colon and not (steps.isdecimal() and 0 < int(steps) <= MOST_STEPS)):
             raise ValueError(
-                f"evaluation.compare has {word.strip()!r}; give samplers, with their steps where these are not those "
-                "of sampling.steps, as deis:10,heun:18,ode"
+                f"evaluation.compare has {word!r}; give samplers, with their steps (1 to "
+                f"{MOST_STEPS}) where these are not those of sampling.steps, as deis:10,heun:18,ode"
             )
         changes = {"sampler": name} if name else {}
         changes |= {"steps": int(steps)} if steps else {}

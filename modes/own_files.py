@@ -51,5 +51,5 @@ def _run(path: Path) -> None:
     sys.modules[spec.name] = module  # where dataclasses and inspect look
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a file of the user's may raise anything
+    except (Exception, SystemExit) as error:  # a file of the user's may raise anything, and leave
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error

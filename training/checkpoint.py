@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,15 @@ class BestCheckpoint(Checkpoints):
         return saved
 
     def states(self) -> "list[dict[str, Any]]":
-        """The plain values of what lies there: of one checkpoint; of two, if the saving of one was cut off."""
-        return [json.loads((path / STATE).read_text()) for path in self.list() if (path / STATE).is_file()]
+        """The plain values of what lies there: of one checkpoint; of two, if the saving of one was cut off.
+
+        What cannot be read is passed over: it is the best of nothing.
+        """
+        found = []
+        for path in self.list():
+            with suppress(OSError, ValueError):
+                found.append(json.loads((path / STATE).read_text()))
+        return [state for state in found if isinstance(state, dict)]
 
 
 def write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:

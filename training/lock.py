@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from data import writing
+
 FILE = ".lock"
 
 
@@ -17,12 +19,15 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it.
         NotADirectoryError: there is a file of that name.
+        OSError: the folder cannot be written to.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder as --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    with path.open("a+") as file:
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    with opened as file:
         if not _take(file, path):
             file.seek(0)
             raise ValueError(

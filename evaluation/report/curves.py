@@ -7,10 +7,10 @@ import numpy as np
 
 from evaluation.report.charts import Series, line_chart
 from evaluation.report.markup import Markup, folded, join, note, number, table, tag
-from evaluation.report.records import Column, decimate, read_metrics, smooth
+from evaluation.report.records import Column, decimate, smooth
 from evaluation.report.section import Source
 
-BIN = re.compile(r"heldout_loss/log_snr_(-?[\d.]+)\.\.(-?[\d.]+)")
+BIN = re.compile(r"heldout_loss/log_snr_(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?)")
 OTHERS = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm, before clipping",
@@ -24,7 +24,7 @@ SHOWN = 4
 
 def curves(source: Source) -> Markup | None:
     """Loss and the rest against the step."""
-    metrics = read_metrics(source.folder / "metrics.jsonl")
+    metrics = source.metrics
     if not metrics:
         return None
     charts = [_losses(metrics)] if "loss" in metrics else []
@@ -65,13 +65,15 @@ def _wide(*lines: Series) -> bool:
 
 def loss_by_log_snr(source: Source) -> Markup | None:
     """The denoising error of held-out data in each range of the log-SNR, at some moments of training."""
-    metrics = read_metrics(source.folder / "metrics.jsonl")
+    metrics = source.metrics
     bins = {tuple(map(float, match.groups())): metrics[name] for name in metrics if (match := BIN.fullmatch(name))}
     if not bins:
         return None
     ranges = sorted(bins)
     centres = [(low + high) / 2 for low, high in ranges]
     steps = sorted(set.intersection(*(set(column.steps.tolist()) for column in bins.values())))
+    if not steps:
+        return None
     at = {r: dict(zip(bins[r].steps.tolist(), bins[r].values.tolist(), strict=True)) for r in ranges}
     chosen = [steps[k] for k in np.unique(np.linspace(0, len(steps) - 1, SHOWN).round().astype(int))]
     lines = [

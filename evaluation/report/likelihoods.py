@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from evaluation.report.charts import histogram
 from evaluation.report.markup import Markup, figure, join, note, number, table, tag
-from evaluation.report.records import read_results
+from evaluation.report.records import finite_or_none, read_results
 from evaluation.report.section import Source
 
 NAMES = {"ode": "probability-flow ODE", "elbo": "bound by the SDE", "ddpm": "bound by DDPM's chain"}
@@ -40,7 +40,7 @@ def likelihood_results(source: Source) -> tuple[list[Scored], list[str]]:
     for path, value in found:
         try:
             good.append(_read(path, value))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             damaged.append(path.name)
     return good, damaged
 
@@ -54,10 +54,10 @@ def _read(path: Path, value: dict[str, Any]) -> Scored:
         path,
         str(value["estimate"]),
         mean,
-        value["std_error"],
+        finite_or_none(value["std_error"]),
         values,
-        value.get("importance_weighted"),
-        value.get("importance_weighted_error"),
+        finite_or_none(value.get("importance_weighted")),
+        finite_or_none(value.get("importance_weighted_error")),
         int(value["nfe"]),
         str(value["data"]["split"]),
         Path(str(value["checkpoint"])).name,

@@ -6,6 +6,8 @@ model that has learned the distribution and nothing of its training images has a
 
 import hashlib
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,11 +129,11 @@ def _neighbours(source: Source, path: Path, images: np.ndarray) -> Neighbours | 
     key = hashlib.blake2b(content, digest_size=16).hexdigest()
     kept = source.folder / FILE
     try:
-        with np.load(kept, allow_pickle=False) as file:
+        with kept.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if str(file["key"]) == key:
                 return Neighbours(**{name: file[name] for name in file.files if name != "key"})
-    except (OSError, ValueError, KeyError, TypeError, EOFError):  # absent or damaged: it is made anew
-        pass
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass  # absent or damaged: it is made anew
     found = find_neighbours(source, torch.from_numpy(images[:MOST_SAMPLES]))
     if found is not None:
         with whole_file(kept) as draft:

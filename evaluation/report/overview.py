@@ -1,12 +1,12 @@
 """The head of the page: what the run is, and its figures in brief."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from evaluation.report.likelihoods import likelihood_results
 from evaluation.report.markup import Markup, figure, join, number, tag
 from evaluation.report.quality import best, quality_results
-from evaluation.report.records import read_metrics
 from evaluation.report.section import Source
 
 
@@ -30,12 +30,15 @@ def _sentence(config: Mapping[str, Any]) -> str:
 
 
 def _tiles(source: Source) -> list[Markup]:
-    found = [*_trained(source), *_scored(source), *_judged(source)]
+    found: list[tuple[str, str, str]] = []
+    for figures in (_trained, _scored, _judged):
+        with suppress(Exception):  # files may hold anything; the section of these figures tells what is wrong
+            found += figures(source)
     return [tag("div", tag("dt", name), tag("dd", value, tag("small", about))) for name, value, about in found]
 
 
 def _trained(source: Source) -> list[tuple[str, str, str]]:
-    metrics = read_metrics(source.folder / "metrics.jsonl")
+    metrics = source.metrics
     training = source.config.get("training", {})
     asked = f"of {training['steps']:,}" if training.get("steps") else f"of {training.get('epochs')} epochs"
     tiles = []

@@ -42,7 +42,7 @@ def write_report(source: Source) -> Path:
     path = source.folder / NAME
     text = render(source)
     with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="replace")  # names of files may be no Unicode
     return path
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from evaluation.report.charts import Series, line_chart
 from evaluation.report.markup import Markup, figure, folded, join, note, number, table, tag
-from evaluation.report.records import read_results
+from evaluation.report.records import finite_or_none, read_results
 from evaluation.report.section import Source
 
 TITLES = {
@@ -42,17 +42,19 @@ def quality_results(source: Source) -> tuple[list[Judged], list[str]]:
     for path, value in found:
         try:
             good.append(_read(path, value))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             damaged.append(path.name)
     return good, damaged
 
 
 def _read(path: Path, value: dict[str, Any]) -> Judged:
-    metrics = {name: (float(m["mean"]), m.get("sd")) for name, m in value["metrics"].items()}
+    metrics = {name: (float(m["mean"]), finite_or_none(m.get("sd"))) for name, m in value["metrics"].items()}
     if not metrics or not all(math.isfinite(mean) for mean, _ in metrics.values()):
         raise ValueError(f"{path.name} holds no finite metrics")
     group = (str(value["extractor"]), str(value["split"]), int(value["images"]), int(value["checkpoint_step"]))
     nfe, steps = int(value["nfe"]), value.get("steps")
+    if nfe < 1:
+        raise ValueError(f"{path.name} tells of {nfe} network evaluations")
     return Judged(path, metrics, group, str(value["sampler"]), steps, nfe, str(value.get("provenance", "")))
 
 

@@ -1,6 +1,7 @@
 """What the files of a run say: its metrics as columns, and results that are JSON. Damaged parts are left out."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append(value)
@@ -35,10 +36,10 @@ def read_metrics(path: Path) -> dict[str, Column]:
     rows: dict[str, list[tuple[float, float]]] = {}
     for line in read_lines(path):
         step = line.get("step")
-        if isinstance(step, int):
+        if finite(step) is not None and isinstance(step, int):
             for name, value in line.items():
-                if name != "step" and isinstance(value, int | float) and np.isfinite(value):
-                    rows.setdefault(name, []).append((step, value))
+                if name != "step" and (known := finite(value)) is not None:
+                    rows.setdefault(name, []).append((step, known))
     return {name: Column(*np.array(sorted(pairs)).T) for name, pairs in rows.items()}
 
 
@@ -48,13 +49,33 @@ def read_results(folder: Path) -> tuple[list[tuple[Path, dict[str, Any]]], list[
     for path in sorted(folder.glob("[!.]*.json"), key=lambda path: (path.stat().st_mtime, path.name), reverse=True):
         try:
             value = json.loads(path.read_text())
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             value = None
         if isinstance(value, dict):
             found.append((path, value))
         else:
             damaged.append(path.name)
     return found, damaged
+
+
+def finite(value: Any) -> float | None:
+    """A number, if it is one that can be drawn; else None."""
+    try:
+        known = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return known if math.isfinite(known) else None
+
+
+def finite_or_none(value: Any) -> float | None:
+    """The same of what may be missing.
+
+    Raises:
+        ValueError: it is there, and no number.
+    """
+    if value is not None and not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
+    return finite(value)
 
 
 def decimate(column: Column, most: int = MOST_POINTS) -> Column:

@@ -1,5 +1,7 @@
 """Samples, how they came about, and what else was drawn."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ EARLIER = 6
 
 def newest(source: Source, pattern: str, begins: str = "") -> list[Path]:
     """Files of ``samples/``, the newest first; of samples only, or of what else ``begins`` tells."""
-    found = [path for path in (source.folder / "samples").glob(pattern) if not path.stem.endswith(PATH)]
+    files = [path for path in (source.folder / "samples").glob(pattern) if path.is_file()]
+    found = [path for path in files if not path.stem.endswith(PATH)]
     kept = [path for path in found if path.name.startswith(begins or tuple(OTHERS)) == bool(begins)]
     return sorted(kept, key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
 
@@ -52,7 +55,7 @@ def samples(source: Source) -> Markup | None:
 
 
 def _thumb(path: Path) -> Markup:
-    step = int(path.stem.removeprefix("step_")) if path.stem[5:].isdigit() else path.stem
+    step = int(path.stem.removeprefix("step_")) if path.stem[5:].isdecimal() else path.stem
     return tag("figure", picture(path, f"Samples at step {step}", longest=320), tag("figcaption", f"step {step}"))
 
 
@@ -103,9 +106,13 @@ def others(source: Source) -> Markup | None:
 def sample_array(source: Source) -> tuple[Path, np.ndarray] | None:
     """The newest array of samples, as picture values (N, C, H, W); None where there is none of images."""
     for path in newest(source, "*.npz"):
-        with np.load(path, allow_pickle=False) as file:
-            if "samples" in file and file["samples"].dtype == np.uint8 and file["samples"].ndim == 4:
-                return path, file["samples"]
+        try:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+                images = file["samples"] if "samples" in file else np.zeros(0)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"samples/{path.name} is damaged") from error
+        if images.dtype == np.uint8 and images.ndim == 4 and images.size:
+            return path, images
     return None
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data import Dataset
 from evaluation.report.markup import Markup, tag
+from evaluation.report.records import Column, read_metrics
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Source:
     command: Callable[[str], str]
     dataset: Callable[[str], Dataset]
     training_images: int = 10_000
+
+    @cached_property
+    def metrics(self) -> dict[str, Column]:
+        """Name -> what training recorded; read once, since it may be long."""
+        return read_metrics(self.folder / "metrics.jsonl")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evaluation.report.markup import Markup, folded, join, note, table, tag
-from evaluation.report.records import read_lines
+from evaluation.report.records import finite, read_lines
 from evaluation.report.section import Source
 
 COMMANDS = "commands.jsonl"
@@ -62,7 +62,8 @@ def commands(source: Source) -> Markup | None:
     machines: dict[str, list[str]] = {}
     for one in found:
         modes = machines.setdefault(str(one.get("machine", "")), [])
-        modes += [one["mode"]] if one.get("mode") and one["mode"] not in modes else []
+        mode = str(one.get("mode", ""))
+        modes += [mode] if mode and mode not in modes else []
     ran = [tag("li", f"{', '.join(modes)}: {machine}") for machine, modes in machines.items() if machine]
     return join(
         table(["date (UTC)", "mode", "took", "command"], rows, "Commands, the newest first"),
@@ -73,7 +74,8 @@ def commands(source: Source) -> Markup | None:
 
 
 def _duration(seconds: Any) -> str:
-    if not isinstance(seconds, int | float):
+    seconds = finite(seconds)
+    if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

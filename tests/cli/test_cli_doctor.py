@@ -148,3 +148,12 @@ def test_it_needs_data_and_reads_as_many_as_it_is_told(cli, doctor):
     assert (record["data"]["samples"], record["data"]["read"], record["data"]["diameter_of"]) == (1500, 200, 200)
     none = ("--config=configs/default.py", "--config.data.name=none", *SMALL, "--config.training.steps=9")
     assert "has no data of its own" in cli("--mode=doctor", *none).fault()
+    one = ("--config=configs/digits.py", "--config.doctor.num_images=1", *SMALL)
+    assert "doctor.num_images is 1, and one sample has no spread" in cli("--mode=doctor", *one).fault()
+
+
+def test_what_was_found_is_told_also_where_it_cannot_be_kept(cli, digits):
+    (digits / "doctor.json" / "in the way").mkdir(parents=True)
+    outcome = cli("--mode=doctor", f"--workdir={digits}")
+    assert "doctor.json cannot be written" in outcome.fault()
+    assert "healthy, with 1 remark\n" in outcome.out

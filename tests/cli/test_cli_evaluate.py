@@ -215,11 +215,15 @@ def test_references_of_other_data_and_of_others(cli, evaluated, digits, bytes_of
 MISTAKES = {
     "--config.evaluation.compare=deis:ten": "evaluation.compare has 'deis:ten'; give samplers, with their steps",
     "--config.evaluation.compare=deis:0": "evaluation.compare has 'deis:0'",
+    "--config.evaluation.compare=deis:2,": "evaluation.compare has ''",
+    "--config.evaluation.compare=deis:99999999999999999999": "with their steps (1 to 1000000)",
+    "--config.evaluation.reference_images=1": "reference_images is 1, of the 1500 samples of digits train; samples are",
+    "--config.data.cache=my_features.py": "cannot be written ([Errno 20] Not a directory",
     "--config.evaluation.compare=deis:2,eulr:3": "unknown sampler 'eulr'",
     "--config.evaluation.extractor=vgg": "unknown evaluation.extractor (or module:attribute) 'vgg'",
     "--config.evaluation.extractor=identity": "which is for points; one sample of 'digits' has shape (1, 8, 8)",
-    "--config.evaluation.extractor=absent:f": "cannot be imported (No module named 'absent')",
-    "--config.evaluation.extractor=my_features:f": "cannot be imported (module 'my_features' has no attribute 'f')",
+    "--config.evaluation.extractor=absent:f": "cannot be imported (ModuleNotFoundError: No module named 'absent')",
+    "--config.evaluation.extractor=my_features:f": "(AttributeError: module 'my_features' has no attribute 'f')",
     "--config.evaluation.extractor=math:pi": "'math:pi', a float; give a function or a network",
     "--config.evaluation.split=validation": "unknown split of digits 'validation'",
     "--config.evaluation.num_images=1": "config.evaluation.num_images is 1; it must be at least 2",
@@ -232,6 +236,11 @@ def test_mistakes(cli, digits, bytes_of, flag):
     before = bytes_of(digits)
     assert MISTAKES[flag] in cli(*SMALL, OWN, f"--workdir={digits}", flag).fault()
     assert bytes_of(digits) == before
+
+
+def test_a_sampler_that_is_asked_for_twice_is_evaluated_once(cli, trained):
+    out = cli(*SMALL, "--config.evaluation.compare=heun:1, heun:1", f"--workdir={trained}").good()
+    assert out.count("frechet_distance: ") == 1
 
 
 def test_weights_of_inception_that_are_nowhere(cli, digits, monkeypatch, tmp_path):
@@ -316,3 +325,15 @@ def test_a_metric_that_is_not_measured(cli, tiny, tmp_path):
     fault = cli(*tiny, *TRAINING, f"--workdir={tmp_path / 'run'}", "--config.evaluation.best=fid").fault()
     assert "evaluation.best is 'fid'; what is measured here is frechet_distance, kernel_distance, precision" in fault
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"evaluation": null}', '{"evaluation": [1]}', None])
+def test_a_best_checkpoint_that_is_damaged_is_no_best(cli, tiny, trained, content):
+    """Training goes on, and what it finds takes the place of that."""
+    damaged = trained / "best" / "step_00000009"
+    damaged.mkdir(parents=True)
+    if content is not None:
+        (damaged / "state.json").write_text(content)
+    out = cli(*tiny, *TRAINING, "--config.training.steps=13", f"--workdir={trained}").good()
+    assert out.count("(the best so far)") == 1
+    assert [path.name for path in (trained / "best").iterdir()] == ["step_00000013"]

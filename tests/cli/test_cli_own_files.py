@@ -46,6 +46,7 @@ def test_a_run_with_them_is_the_run_of_what_they_stand_for(cli, tiny, twins, sam
     [
         ("absent.py", None, "config.imports names absent.py, but there is no such file"),
         ("broken.py", "1 / 0", "broken.py: ZeroDivisionError: division by zero"),
+        ("leaves.py", "raise SystemExit", "leaves.py: SystemExit: "),
         ("words.txt", "words", "words.txt, which is no Python file"),
         ("run/code.py", "raise KeyError('ran')", "which is in the run folder; code there is not run: move it"),
     ],

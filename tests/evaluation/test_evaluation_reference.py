@@ -1,6 +1,8 @@
 """Extractors see what a PNG would hold, and references are taken for nothing that they are not."""
 
+import importlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +106,39 @@ def test_the_range_of_the_model_is_no_part_of_the_pixels():
     assert describe_data(other, 0, "train") == describe_data(pictures(), 0, "train")
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((230, 2), np.float64), "features as float64 of shape (230, 2), and not float32 (230, D)"),
+        (np.zeros((229, 3), np.float32), "features as float32 of shape (229, 3), and not"),
+        (np.zeros(230, np.float32), "features as float32 of shape (230,), and not"),
+        (np.zeros((230, 0), np.float32), "features as float32 of shape (230, 0), and not"),
+        (np.full((230, 3), np.nan, np.float32), "features that are not finite"),
+    ],
+)
+def test_a_reference_that_holds_something_else(tmp_path, features, message):
+    about = describe_reference(describe_data(pictures(), 0, "train"), MEANS)
+    np.savez(tmp_path / "other.npz", features=features, about=json.dumps(about))
+    with pytest.raises(ValueError, match=r"other\.npz holds ") as failed:
+        read_reference(tmp_path / "other.npz", about)
+    assert message in str(failed.value)
+
+
+@pytest.mark.parametrize("about", ["{", "[1]", ""])
+def test_a_reference_whose_description_is_damaged(tmp_path, about):
+    np.savez(tmp_path / "other.npz", features=np.zeros((230, 3), np.float32), about=about)
+    described = describe_reference(describe_data(pictures(), 0, "train"), MEANS)
+    with pytest.raises(ValueError, match="is no reference for this evaluation: pixels None there"):
+        read_reference(tmp_path / "other.npz", described)
+
+
+def test_a_reference_of_another_order_of_bytes(tmp_path):
+    about = describe_reference(describe_data(pictures(), 0, "train"), MEANS)
+    features = np.random.default_rng(0).random((230, 3)).astype(np.float32)
+    np.savez(tmp_path / "big.npz", features=features.astype(">f4"), about=json.dumps(about))
+    assert torch.equal(read_reference(tmp_path / "big.npz", about).features, torch.from_numpy(features))
+
+
 def test_published_moments(tmp_path):
     path = tmp_path / "stats.npz"
     np.savez(path, mu=np.zeros(2048), sigma=np.eye(2048, dtype=np.float32))
@@ -168,6 +203,42 @@ def test_a_network_of_ones_own(monkeypatch):
         own_extractor("fractions:network")(images)
 
 
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("None", "made a NoneType; it must make a tensor (4, D)"),
+        ("[1.0]", "made a list; it must make a tensor (4, D)"),
+        ("x.flatten(1)[:, :0] / 1", "of shape (4, 0) of 4 samples"),
+        ("x.flatten(1)[:2] / 1", "of shape (2, 192) of 4 samples"),
+        ("x.flatten(1).double() * 1e300 + 1e300", "not finite as float32"),
+        ("{}['key']", "failed on torch.uint8 of shape (4, 3, 8, 8): KeyError: 'key'"),
+    ],
+)
+def test_a_function_that_makes_something_else(tmp_path, monkeypatch, made, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_features", raising=False)
+    (tmp_path / "odd_features.py").write_text(f"def features(x): return {made}")
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match="the extractor odd_features:features ") as failed:
+        own_extractor("odd_features:features")(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    assert message in str(failed.value)
+
+
+def test_a_module_that_leaves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(0)")
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match="cannot be imported \\(SystemExit: 0\\)"):
+        own_extractor("leaves_at_once:features")
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish"])
+def test_weights_of_inception_that_are_none(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=f"w.pth does not hold the weights of Inception .*; give {FILE}"):
+        inception(tmp_path / "w.pth")
+
+
 def test_the_classifier_learns_and_is_kept(tmp_path, monkeypatch):
     """Attributes that one pixel tells: it finds them; and its weights follow from data and seed alone."""
     monkeypatch.setattr(classifier, "STEPS", 60)
@@ -190,7 +261,7 @@ def test_the_classifier_learns_and_is_kept(tmp_path, monkeypatch):
     assert found.logits is None  # attributes are no classes
     assert float(found.values.square().mean()) == pytest.approx(1, rel=0.1)
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"a.safetensors is damaged: delete it, and the classifier is trained anew"):
+    with pytest.raises(ValueError, match=r"a.safetensors is damaged .*: delete it, and the classifier is trained anew"):
         trained_classifier(data, data, tmp_path / "a.safetensors")
 
 

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -52,11 +54,15 @@ def put_likelihood(folder, name, values, estimate="ode", **changes):
     (folder / "likelihood" / name).write_text(json.dumps(result))
 
 
-def put_quality(folder, sampler, nfe, fid, sd, **changes):
+def put_quality(folder, sampler, nfe, fid, sd, changes=None, **others):
     (folder / "evaluation").mkdir(exist_ok=True)
     result = {"metrics": {"fid": {"mean": fid, "sd": sd, "draws": [fid]}}, "extractor": "digits", "images": 5000}
     result |= {"draws": 1, "seeds": [0], "split": "train", "sampler": sampler, "steps": nfe - 1, "nfe": nfe}
-    result |= {"checkpoint_step": 12, "seconds": 1.0, "provenance": f"by {sampler}", "settings": {}, **changes}
+    result |= (
+        {"checkpoint_step": 12, "seconds": 1.0, "provenance": f"by {sampler}", "settings": {}}
+        | others
+        | (changes or {})
+    )
     (folder / "evaluation" / f"{sampler}_{nfe}.json").write_text(json.dumps(result))
 
 
@@ -143,6 +149,86 @@ def test_a_damaged_file_costs_its_section_and_no_more(tmp_path, name):
             "Its files cannot be used (ValueError: a.json damaged)"
             in made.text[name.split("/")[0].replace("evaluation", "quality")]
         )
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", f'{{"step": 1, "loss": {HUGE}}}\n{{"step": {HUGE}, "loss": 1.0}}'),
+        ("metrics.jsonl", '{"a":' * 100_000),
+        ("metrics.jsonl", None),
+        ("likelihood/bad.json", {"std_error": "x"}),
+        ("likelihood/bad.json", {"nfe": float("inf")}),
+        ("likelihood/bad.json", {"importance_weighted": [1]}),
+        ("evaluation/bad.json", {"nfe": float("inf")}),
+        ("evaluation/bad.json", {"nfe": 0}),
+        ("evaluation/bad.json", {"metrics": {"fid": {"mean": 1.0, "sd": "x"}}}),
+        ("commands.jsonl", '{"mode": ["a"], "seconds": NaN, "command": "\\ud800"}'),
+    ],
+)
+def test_one_that_is_damaged_hides_no_other(tmp_path, name, content):
+    """The other results of a section stand in it, and the figures of the others in the head."""
+    put_likelihood(tmp_path, "good.json", [2.0, 3.0])
+    put_quality(tmp_path, "heun", 9, 4.25, 0.1)
+    put_likelihood(tmp_path, "bad.json", [7.0, 8.0], **(content if name.startswith("l") else {}))
+    put_quality(tmp_path, "bad", 9, 1.25, 0.1, content if name.startswith("e") else {})
+    (tmp_path / "evaluation" / "bad_9.json").rename(tmp_path / "evaluation" / "bad.json")
+    if content is None:
+        (tmp_path / name).mkdir()
+    elif isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    made = Page(write_report(source(tmp_path)).read_text())
+    for section, file, figure in (
+        ("likelihood", "likelihood/bad.json", "2.50"),
+        ("quality", "evaluation/bad.json", "4.25"),
+    ):
+        assert figure in made.text[section]
+        assert ("Left out as damaged: bad.json" in made.text[section]) == (file == name)
+    assert "cannot be used" not in made.text["commands"]
+
+
+def test_errors_that_are_no_numbers_are_none(tmp_path):
+    put_likelihood(tmp_path, "ode.json", [2.0, 3.0], std_error=float("nan"))
+    put_quality(tmp_path, "heun", 9, 4.25, float("inf"))
+    made = page(tmp_path)
+    assert "2.5" in made.text["likelihood"]
+    assert "4.25" in made.text["quality"]
+    assert "±" not in made.text["quality"]
+
+
+def test_ranges_of_log_snr_that_no_step_shares(tmp_path):
+    names = ("heldout_loss/log_snr_-1.0..2.0", "heldout_loss/log_snr_2.0..3.0", "heldout_loss/log_snr_1.2.3..4.0")
+    lines = [json.dumps({"step": step, name: 1.0}) for step, name in enumerate(names)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert "Nothing here yet" in page(tmp_path).text["log-snr"]
+
+
+def test_names_and_things_that_are_no_pictures(tmp_path):
+    put_samples(tmp_path, digits("test", range(4)))
+    folder = tmp_path / "samples"
+    for name in ("step_²", "step_1", os.fsdecode(b"step_\xe9")):
+        shutil.copy(folder / "deis_21nfe_seed0.png", folder / f"{name}.png")
+    (folder / "zz.png").mkdir()
+    (folder / "zzz.png").symlink_to("nowhere")
+    assert "cannot be used" not in Page(write_report(source(tmp_path)).read_text()).text["samples"]
+
+
+def test_an_array_of_samples_that_is_damaged_is_named(tmp_path):
+    put_samples(tmp_path, digits("test", range(4)))
+    path = tmp_path / "samples" / "deis_21nfe_seed0.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "samples/deis_21nfe_seed0.npz is damaged" in page(tmp_path).text["memorisation"]
+
+
+def test_a_search_that_was_cut_off_is_done_again(tmp_path):
+    put_samples(tmp_path, digits("test", range(4)))
+    before = page(tmp_path).text["memorisation"]
+    kept = tmp_path / "nearest.npz"
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert page(tmp_path).text["memorisation"] == before
 
 
 def test_damaged_pictures(tmp_path):
