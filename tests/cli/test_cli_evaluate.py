@@ -327,13 +327,10 @@ def test_a_metric_that_is_not_measured(cli, tiny, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"evaluation": null}', '{"evaluation": [1]}', None])
-def test_a_best_checkpoint_that_is_damaged_is_no_best(cli, tiny, trained, content):
+def test_a_best_checkpoint_that_is_damaged_is_no_best(cli, tiny, trained):
     """Training goes on, and what it finds takes the place of that."""
-    damaged = trained / "best" / "step_00000009"
-    damaged.mkdir(parents=True)
-    if content is not None:
-        (damaged / "state.json").write_text(content)
+    (trained / "best" / "step_00000009").mkdir(parents=True)
+    (trained / "best" / "step_00000009" / "state.json").write_text('{"evaluation": [1]}')
     out = cli(*tiny, *TRAINING, "--config.training.steps=13", f"--workdir={trained}").good()
     assert out.count("(the best so far)") == 1
     assert [path.name for path in (trained / "best").iterdir()] == ["step_00000013"]

@@ -331,3 +331,13 @@ def test_the_best_lies_alone_whatever_its_step(tmp_path):
         tensors, stored = load_checkpoint(path)
         assert tensors["model"]["weight"].tolist() == [step, step]
         assert stored == values
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", None])
+def test_a_best_checkpoint_that_cannot_be_read_is_the_best_of_nothing(tmp_path, content):
+    best = BestCheckpoint(tmp_path)
+    best.save(3, {}, {"evaluation": {"fid": 2.5}})
+    (tmp_path / "step_00000004").mkdir()
+    if content is not None:
+        (tmp_path / "step_00000004" / "state.json").write_bytes(content)
+    assert [state["evaluation"] for state in best.states()] == [{"fid": 2.5}]
