@@ -22,10 +22,10 @@ def values(folder, estimate="ode"):
     return json.loads(path.read_text())["values"]
 
 
-@pytest.fixture
-def whole(cli, digits, tmp_path):
+@pytest.fixture(scope="module")
+def whole(cli, _trained_digits, tmp_path_factory):
     """The same run, scored in one go by all estimates."""
-    folder = shutil.copytree(digits, tmp_path / "whole")
+    folder = shutil.copytree(_trained_digits, tmp_path_factory.mktemp("whole") / "run")
     cli(*SCORING, f"--workdir={folder}", "--config.likelihood.estimate=all").good()
     return folder
 
