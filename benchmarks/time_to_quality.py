@@ -66,6 +66,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "rate_5e-4": {"training.learning_rate": 5e-4},
     "rate_1e-3": {"training.learning_rate": 1e-3},
     "rate_2e-3": {"training.learning_rate": 2e-3},
+    "rate_4e-3": {"training.learning_rate": 4e-3},
     "no_dropout": {"model.dropout": 0.0},
     "ddpm_chain": {"training.loss": "ddpm", "training.ddpm_steps": 1000},
     "no_graph": {"training.cuda_graph": False},

@@ -44,7 +44,9 @@ def _trained(source: Source) -> list[tuple[str, str, str]]:
     tiles = []
     if "loss" in metrics:
         steps, values = metrics["loss"]
-        tiles += [("Steps", f"{int(steps[-1]):,}", asked), ("Loss", number(float(values[-1])), "training, last record")]
+        saved = [int(path.name[5:]) for path in source.folder.glob("checkpoints/step_*") if path.name[5:].isdecimal()]
+        done = max(int(steps[-1]), *saved, 0)  # a run may stop between two records
+        tiles += [("Steps", f"{done:,}", asked), ("Loss", number(float(values[-1])), "training, last record")]
     if "heldout_loss" in metrics:
         steps, values = metrics["heldout_loss"]
         tiles.append(("Held-out loss", number(float(values[-1])), f"at step {int(steps[-1]):,}"))

@@ -95,6 +95,9 @@ def test_the_curves_are_those_of_the_metrics(tmp_path):
     points = [a["points"].split() for name, a in made.elements["training"] if name == "polyline"]
     assert [len(line) for line in points] == [30, 30, 2, 30, 30, 30]  # loss, its mean, held-out; rate; norm, its mean
     assert "Held-out loss0.5at step 300" in made.text[""]
+    assert "Steps300of" in made.text[""]
+    (tmp_path / "checkpoints" / "step_00000305").mkdir(parents=True)  # of a run that was stopped between two records
+    assert "Steps305of" in page(tmp_path).text[""]
 
 
 def test_the_likelihoods_are_those_of_the_files(tmp_path):
