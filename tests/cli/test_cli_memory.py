@@ -43,6 +43,13 @@ def stored_sizes(folder):
     return config["batch_size"], config["accumulation"]
 
 
+def planned_sizes(cli, *train):
+    """The same of what a training would store."""
+    out = cli(*train, "--dry_run").good()
+    config = json.loads(out[: out.index("\n}\n") + 2])["training"]
+    return config["batch_size"], config["accumulation"]
+
+
 def fault(outcome):
     """The one line of an error; its flags that would fit, each list of them for itself."""
     status, log = outcome
@@ -151,8 +158,7 @@ def with_memory(monkeypatch):
 def test_a_batch_left_open_is_the_largest_power_of_two_that_fits(cli, tiny, with_memory):
     train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=auto", "--config.training.steps=1"]
     with_memory(100_000)
-    cli(*train, "--workdir=much").good()
-    assert stored_sizes("much") == (16384, 1)  # of 20000 points
+    assert planned_sizes(cli, *train, "--workdir=much") == (16384, 1)  # of 20000 points
     with_memory(60)
     out = cli(*train, "--workdir=little").good()
     size, parts = stored_sizes("little")
@@ -183,15 +189,15 @@ def test_a_run_keeps_the_batch_that_it_found(cli, tiny, with_memory):
 
 def test_a_run_keeps_the_parts_that_it_found_while_they_fit(cli, tiny, with_memory):
     """They are rounding in what is learned; where they are found anew, that is told."""
-    train = ["--mode=train", "--workdir=run", *tiny, *WIDE, "--config.training.batch_size=15000"]
+    train = ["--mode=train", "--workdir=run", *tiny, *WIDE, "--config.training.batch_size=3000"]
     train.append("--config.training.accumulation=auto")
-    with_memory(100)
+    with_memory(80)
     cli(*train, "--config.training.steps=1").good()
     batch, parts = stored_sizes("run")
     with_memory(100_000)
     out = cli(*train, "--config.training.steps=2").good()
     assert (stored_sizes("run"), "training.accumulation" in out) == ((batch, parts), False)
-    with_memory(50)
+    with_memory(60)
     out = cli(*train, "--config.training.steps=3").good()
     assert stored_sizes("run")[0] == batch
     more = stored_sizes("run")[1]
@@ -219,20 +225,17 @@ def test_a_batch_left_open_leaves_room_for_what_is_done_beside_a_graph(cli, tiny
     train += ["--config.training.sample_every=1", "--config.sampling.batch_size=2048"]
     train += ["--config.sampling.num_images=2048", "--config.training.heldout_every=0"]
     with_memory(60)
-    cli(*train, "--workdir=apart").good()
+    apart, _ = planned_sizes(cli, *train)
     monkeypatch.setattr(memory, "keeps_activations", lambda run: True)
-    cli(*train, "--workdir=beside").good()
-    assert stored_sizes("beside")[0] < stored_sizes("apart")[0]
+    assert planned_sizes(cli, *train)[0] < apart
 
 
 def test_parts_left_open_are_as_few_as_fit(cli, tiny, with_memory):
-    train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=15000", "--config.training.steps=1"]
+    train = ["--mode=train", *tiny, *WIDE, "--config.training.batch_size=15000", "--config.training.accumulation=auto"]
     with_memory(100_000)
-    cli(*train, "--workdir=much", "--config.training.accumulation=auto").good()
-    assert stored_sizes("much") == (15000, 1)
+    assert planned_sizes(cli, *train) == (15000, 1)
     with_memory(100)
-    cli(*train, "--workdir=little", "--config.training.accumulation=auto").good()
-    batch, parts = stored_sizes("little")
+    batch, parts = planned_sizes(cli, *train)
     assert (batch, parts > 2) == (15000, True)
     fewer = max(n for n in range(1, parts) if 15000 % n == 0)
     needed = {n: told(cli, tiny, f"--config.training.batch_size={15000 // n}") for n in (fewer, parts)}
@@ -243,8 +246,7 @@ def test_parts_left_open_are_as_few_as_fit(cli, tiny, with_memory):
 def test_with_both_left_open_the_batch_is_not_cut(cli, tiny, with_memory):
     with_memory(60)
     both = ["--config.training.batch_size=auto", "--config.training.accumulation=auto"]
-    cli("--mode=train", "--workdir=run", *tiny, *WIDE, *both, "--config.training.steps=1").good()
-    assert stored_sizes("run")[1] == 1
+    assert planned_sizes(cli, "--mode=train", *tiny, *WIDE, *both)[1] == 1
 
 
 def test_the_word_in_a_recipe(cli, tiny, bytes_of, with_memory):
