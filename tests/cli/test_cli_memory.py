@@ -81,7 +81,7 @@ def test_training_that_runs_out_says_what_fits_and_that_fits(limited, tiny, tmp_
     ("mode", "section", "count", "size"),
     [
         ("sample", "sampling", 62_500, ["--config.model.width=512", "--config.model.blocks=1"]),
-        ("likelihood", "likelihood", 20_000, []),
+        ("likelihood", "likelihood", 50_000, ["--config.model.width=512", "--config.data.size=50000"]),
     ],
     ids=["sample", "likelihood"],
 )

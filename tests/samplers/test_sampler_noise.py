@@ -216,7 +216,7 @@ def test_an_image_is_the_same_in_any_batch(name):
     pc runs with its default corrector: that of "langevin" takes means of norms over the batch.
     """
     tolerance = 3e-4 if name == "ode" else 1e-10
-    options = {} if name == "adaptive_sde" else {"steps": 12}
+    options = {"rtol": 0.3, "atol": 0.1} if name == "adaptive_sde" else {"steps": 12}
     together = draw(name, PathNoise(SEEDS), 8, **options)
     assert together.std(0).min() > 0.1  # the images do differ
     for seeds in ([SEEDS[2]], SEEDS[1:4], SEEDS[:1]):
