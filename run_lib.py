@@ -4,6 +4,7 @@ python run_lib.py --mode=train                                   train, sample a
 python run_lib.py --mode=doctor                                  look at the data and the process before that
 python run_lib.py --mode=sample --sampler=pc
 python run_lib.py --mode=likelihood --config.likelihood.estimate=all
+python run_lib.py --mode=dequantizer                             train one, for tighter bits/dim
 python run_lib.py --mode=evaluate                                samples against data: FID and others
 python run_lib.py --mode=average                                 the best of several averages of the weights
 python run_lib.py --mode=interpolate
@@ -12,6 +13,7 @@ python run_lib.py --mode=import --source=ddpm-cifar10-32         a run of publis
 python run_lib.py --mode=export                                  the trained run for diffusers, and as one file
 python run_lib.py --mode=report                                  report.html anew, which every mode makes in the end
 python run_lib.py --mode=train --config=configs/celeba64.py --config.data.root=FOLDER --workdir=runs/faces
+python run_lib.py --mode=train --config.training.steps=300       so is every setting of configs/default.py a flag
 """
 
 import os
@@ -56,7 +58,7 @@ flags.DEFINE_string("image", None, "Image for --mode=edit: a picture, or the num
 flags.DEFINE_string(
     "mask", None, "What of it is made anew: a picture, white there; or left, right, top, bottom, center."
 )
-flags.DEFINE_bool("dry_run", False, "Print the resolved configuration, parameter count and memory estimate, and leave.")
+flags.DEFINE_bool("dry_run", False, "Print the resolved configuration and what a training of it takes, and leave.")
 flags.DEFINE_bool("traceback", False, "On an error, show where it arose.")
 config_flags.DEFINE_config_file(
     "config", None, "Recipe, as FILE.py or FILE.py:ARGUMENT. Default: that of the run folder, else configs/digits.py."
@@ -126,7 +128,7 @@ def build_run(config: ConfigDict) -> Run:
         FLAGS.image,
         FLAGS.mask,
     )
-    if FLAGS.mode != "report":
+    if FLAGS.mode != "report" and not FLAGS.dry_run:
         _ = run.experiment  # what cannot be built fails before anything is written
     return run
 

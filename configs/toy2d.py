@@ -38,5 +38,6 @@ def get_config(distribution: str = "checkerboard") -> ConfigDict:
     config.likelihood.num_images = 2000
     config.likelihood.batch_size = 2000
     config.likelihood.divergence = "exact"
-    config.evaluation.num_images = 10_000
+    config.evaluation.num_images = 5000
+    config.evaluation.reference_images = 5000  # precision and recall look at all pairs
     return config

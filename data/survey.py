@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -37,15 +37,16 @@ class Survey:
         least: smallest value of each channel, (C,).
         most: largest value of each channel, (C,).
         levels: how many values of each channel have each level, int64 (C, L); None for continuous data.
-        constant: number of images each of whose channels has one value.
+        constant: indices of the images each of whose channels has one value.
         grey: whether the channels of every image are equal, and there are several.
-        digests: hash of the values -> how many samples have it; without constant images.
+        digests: hash of the values -> indices of the samples that have it; without constant images.
         sizes: width and height that the crop leaves of each image file before it is resized, (n, 2); None for others.
         labels: of the samples, as in ``Batch``; None without.
         num_classes: of the data set.
         label_names: of its classes or attributes; empty where they have none.
         sample: values of a random part of the samples, float32 (n, *).
         sample_labels: theirs.
+        place: index -> the file of a sample, or its number where it has none.
     """
 
     name: str
@@ -58,15 +59,16 @@ class Survey:
     least: Tensor
     most: Tensor
     levels: Tensor | None
-    constant: int
+    constant: Sequence[int]
     grey: bool
-    digests: Counter[bytes]
+    digests: Mapping[bytes, Sequence[int]]
     sizes: Tensor | None
     labels: Tensor | None
     num_classes: int
     label_names: tuple[str, ...]
     sample: Tensor
     sample_labels: Tensor | None
+    place: Callable[[int], str]
 
     @property
     def whole_mean(self) -> float:
@@ -81,11 +83,17 @@ class Survey:
     @property
     def copies(self) -> int:
         """Samples that some other sample before them equals."""
-        return self.digests.total() - len(self.digests)
+        return sum(len(same) - 1 for same in self.digests.values())
 
-    def shared_with(self, other: "Survey") -> int:
-        """Samples of this data set that are in the other one too."""
-        return sum(count for digest, count in self.digests.items() if digest in other.digests)
+    @property
+    def equal(self) -> list[Sequence[int]]:
+        """Indices of samples that equal each other, group by group, the largest group first."""
+        return sorted((same for same in self.digests.values() if len(same) > 1), key=len, reverse=True)
+
+    def shared_with(self, other: "Survey") -> list[tuple[int, int]]:
+        """Samples of this data set that are in the other one too: index here, and the first one there."""
+        both = self.digests.keys() & other.digests.keys()
+        return sorted((index, other.digests[digest][0]) for digest in both for index in self.digests[digest])
 
 
 class _Block(NamedTuple):
@@ -133,9 +141,10 @@ class _Tally:
         self._dataset, self._kept, self._quantizer = dataset, kept, dataset.quantizer
         images = len(dataset.shape) == 3
         self.unreadable: dict[str, str] = {}
-        self._read = self._constant = 0
+        self._read = 0
+        self._constant: list[int] = []
         self._grey = images and dataset.shape[0] > 1
-        self._digests = Counter[bytes]()
+        self._digests: dict[bytes, list[int]] = {}
         self._sizes: list[tuple[int, int]] = []
         self._labels: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -156,8 +165,9 @@ class _Tally:
         if x.ndim == 4:  # a vector has no pixels that could be of one value
             same = (x == x[:, :, :1, :1]).flatten(1).all(1)
             self._grey = self._grey and bool((x == x[:, :1]).all())
-        self._constant += int(same.sum())
-        self._digests.update(_digest(row) for row in x[~same])
+        for index, row, constant in zip(block.indices, x, same.tolist(), strict=True):
+            alike = self._constant if constant else self._digests.setdefault(_digest(row), [])
+            alike.append(index)
         if self._levels is None:
             self._moments.add(x.flatten(1))
         else:
@@ -193,6 +203,7 @@ class _Tally:
             label_names=self._dataset.label_names,
             sample=raw.float(),
             sample_labels=torch.stack(self._value_labels) if self._value_labels else None,
+            place=partial(_place, self._dataset),
         )
 
 
@@ -224,7 +235,9 @@ def _decode(dataset: EncodedImages, index: int) -> tuple[Tensor, tuple[int, int]
         return str(error)
 
 
-def _place(dataset: EncodedImages, index: int) -> str:
+def _place(dataset: Dataset, index: int) -> str:
+    if not isinstance(dataset, EncodedImages):
+        return f"sample {index} of {dataset.name}"
     try:
         return dataset.place(index)
     except OSError:  # a shard that cannot be read, where the names are

@@ -64,7 +64,7 @@ class HeldOutLoss:
         error = "" if self.std_error is None else f" ± {self.std_error:.4f}"
         ends = zip(self.edges[:-1], self.edges[1:], strict=True)
         ranges = [f"{low:.1f}..{high:.1f} {value:.4f}" for (low, high), value in zip(ends, self.bins, strict=True)]
-        return f"held-out loss {self.loss:.4f}{error} on {self.images} images; by log-SNR: {', '.join(ranges)}"
+        return f"held-out loss {self.loss:.4f}{error} on {self.images} samples; by log-SNR: {', '.join(ranges)}"
 
     def scalars(self) -> dict[str, float]:
         """Name -> value, for a record: ``heldout_loss``, and ``heldout_loss/log_snr_-10.0..-7.0`` and so on."""

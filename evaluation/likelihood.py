@@ -59,8 +59,8 @@ class LikelihoodReport:
             draft.write_text(json.dumps({**asdict(self), **provenance}, indent=1))
 
     def __str__(self) -> str:
-        images = f"{self.images} image{'s' if self.images > 1 else ''}"
-        text = f"{_figure(self.bits_per_dim, self.std_error)} bits/dim on {images}"
+        samples = f"{self.images} sample{'s' if self.images > 1 else ''}"
+        text = f"{_figure(self.bits_per_dim, self.std_error)} bits/dim on {samples}"
         if self.importance_weighted is not None:
             weighted = _figure(self.importance_weighted, self.importance_weighted_error)
             text += f", importance-weighted over {self.repeats} draws {weighted}"
@@ -123,12 +123,12 @@ def evaluate_likelihood(
     fresh: list[Rows] = []
     started = len(share) - len(mine)
     if started and rank == 0:
-        print(f"{started} of {len(share)} images were scored by an earlier run; going on from there", flush=True)
+        print(f"{started} of {len(share)} samples were scored by an earlier run; going on from there", flush=True)
     with tqdm(
         total=len(share),
         initial=started,
         desc="likelihood",
-        unit="image",
+        unit="sample",
         disable=None if rank == 0 else True,
         leave=False,
     ) as bar:
@@ -143,7 +143,7 @@ def evaluate_likelihood(
         if rank:
             return None
         if parts is not None:
-            parts.wait(range(n), lambda left: bar.set_postfix_str(f"waiting for {left} images of other processes"))
+            parts.wait(range(n), lambda left: bar.set_postfix_str(f"waiting for {left} samples of other processes"))
     whole = None if parts is None else parts.load()
     rows = whole or {key: np.concatenate([r[key] for r in fresh]) for key in fresh[0]}
     rows = {key: values[rows["index"] < n] for key, values in rows.items()}
@@ -167,7 +167,7 @@ def _score(
         bad = (~estimate.log_prob.isfinite()).nonzero().flatten().tolist()
         if bad:
             raise ValueError(
-                f"the log-likelihood of {len(bad)} images is not finite (the first is image {indices[bad[0]]}): check "
+                f"the log-likelihood of {len(bad)} samples is not finite (the first is {indices[bad[0]]}): check "
                 "the score there; an untrained or diverged network gives this"
             )
         estimates.append(estimate)

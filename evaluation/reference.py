@@ -48,7 +48,7 @@ def describe_data(dataset: Dataset, images: int, split: str, **told: Any) -> dic
 def fingerprint(dataset: Dataset, images: int) -> str:
     """Twelve hexadecimal digits of the first images, in order, as an extractor sees them."""
     digest = hashlib.sha256()
-    with tqdm(total=images, desc="reading the data", unit="image", disable=None, leave=False) as bar:
+    with tqdm(total=images, desc="reading the data", unit="sample", disable=None, leave=False) as bar:
         for raw in eval_batches(dataset, BATCH, indices=range(images)):
             seen = _seen(dataset, raw.x)
             digest.update(seen.contiguous().numpy().tobytes())

@@ -15,7 +15,7 @@ from sde_lib import SDES, lookup
 
 @dataclass(frozen=True)
 class Description:
-    """All that makes a ``ScoreModel`` but its weights, and the range of the data that it knows.
+    """All that makes a ``ScoreModel`` but its weights, and the data that it knows: their range, levels and labels.
 
     Attributes:
         network: a key of ``MODELS``.
@@ -29,6 +29,7 @@ class Description:
         low: model value of the darkest level.
         high: of the brightest.
         levels: of a pixel; 0 for data without levels.
+        dequantized: whether it was trained on levels that are spread over their bins, so that its density is of these.
         label_names: of the classes or attributes that the network is told; empty where they have none.
     """
 
@@ -43,6 +44,7 @@ class Description:
     low: float = -1.0
     high: float = 1.0
     levels: int = 256
+    dequantized: bool = False
     label_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -133,7 +133,8 @@ def _basis(subject: Subject) -> str:
 
 def _details(subject: Subject) -> dict[str, object]:
     """Numbers and names for machines, beside the text."""
-    train = subject.train
+    train, heldout = subject.train, subject.heldout
+    shared = [] if heldout is None else heldout.shared_with(train)
     return {
         "data": {
             "name": train.name,
@@ -145,7 +146,10 @@ def _details(subject: Subject) -> dict[str, object]:
             "diameter": subject.diameter,
             "diameter_of": len(train.sample),
             "copies": train.copies,
-            "unreadable": train.unreadable | (subject.heldout.unreadable if subject.heldout else {}),
+            "equal": [[train.place(index) for index in group] for group in train.equal],
+            "shared": [[heldout.place(here), train.place(there)] for here, there in shared] if heldout else [],
+            "of_one_value": [train.place(index) for index in train.constant],
+            "unreadable": train.unreadable | (heldout.unreadable if heldout else {}),
         },
         "process": repr(subject.sde),
     }

@@ -167,4 +167,5 @@ def _save(work: Work, edited: Edited, checkpoint: str) -> None:
         work.trajectory.save(edited.x, quantizer, path.with_name(f"{path.name}_trajectory"))
     with whole_file(path.with_suffix(".json")) as draft:  # the last: where it is, all is there
         draft.write_text(json.dumps(provenance, indent=1))
-    print(f"{run.config.editing.task}: {len(edited.x)} image(s) {edited.told}: {target}", flush=True)
+    images = "image" if len(edited.x) == 1 else "images"
+    print(f"{run.config.editing.task}: {len(edited.x)} {images} {edited.told}: {target}", flush=True)

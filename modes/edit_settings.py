@@ -31,7 +31,7 @@ def check_editing(config: ConfigDict, sde: SDE, shape: tuple[int, ...], mask: st
     lookup(dict.fromkeys(TASKS), editing.task, "task (editing.task)")
     lookup(INVERSE_METHODS, editing.method, "method (editing.method)")
     if (editing.task == "inpainting") != (mask is not None):
-        remedy = "give --mask" if mask is None else "leave --mask out"
+        remedy = "give --mask, such as --mask=bottom or a picture" if mask is None else "leave --mask out"
         raise ValueError(f"editing.task is {editing.task!r}, {'without' if mask is None else 'with'} a mask; {remedy}")
     build_sampler(config, sde, sampler=editing.sampler)
     channels, *sides = shape

@@ -74,9 +74,12 @@ def evaluate(run: Run, model: ScoreModel, checkpoint: Path, extractor: Extractor
         with whole_file(path) as draft:
             draft.write_text(json.dumps({**result, "seconds": time.monotonic() - started}, indent=1))
         shutil.rmtree(drawn, ignore_errors=True)
+    sampler, steps = result["sampler"], result["steps"]
+    if steps is not None:
+        sampler += f" in {steps} step{'s' if steps > 1 else ''}"
     for name, found in result["metrics"].items():
         spread = "" if found["sd"] is None else f" ± {found['sd']:.4f}"
-        print(f"{name}: {found['mean']:.4f}{spread} ({settings.draws} x {settings.num_images} samples)")
+        print(f"{name} by {sampler}: {found['mean']:.4f}{spread} ({settings.draws} x {settings.num_images} samples)")
     if unused := unused_settings(run.config, run.default):
         print(f"note: {run.config.sampling.sampler} makes no use of the settings {', '.join(unused)}")
     print(f"{result['provenance']}: {path}", flush=True)

@@ -98,11 +98,12 @@ def provenance(described: Mapping[str, Any], extractor: str) -> str:
     steps = "" if described["steps"] is None else f"{described['steps']} steps, "
     end = "denoised at the end" if sampling["denoise"] else "not denoised at the end"
     guidance = "" if sampling["guidance"] == 1 else f", guidance {sampling['guidance']:g}"
+    drawn = f"{described['draws']} draws" if described["draws"] > 1 else "1 draw"
     form = "" if len(described["reference"].get("shape", ())) == 1 else " as uint8"  # points are compared as they are
     software = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
     return (
         f"extractor {extractor}; compared with {in_words(described['reference'])}; "
-        f"{described['draws']} draws of {described['images']} samples{form}, seeds {seeds}; "
+        f"{drawn} of {described['images']} samples{form}, seed{'s' if described['draws'] > 1 else ''} {seeds}; "
         f"{described['sampler']}, {steps}{described['nfe']} network evaluations{guidance}, {end}; averaged weights of "
         f"step {described['checkpoint_step']} ({described['weights'][:8]}); {software}"
     )

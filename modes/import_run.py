@@ -68,7 +68,7 @@ def configured(config: ConfigDict, description: Description) -> ConfigDict:
         config.data.attributes = ",".join(description.label_names or map(str, range(attributes)))
         config.data.channels, config.data.image_size = channels, size
         config.data.classes, config.data.levels = classes, description.levels
-        config.data.dequantize = False
+        config.data.dequantize = description.dequantized
     return config
 
 

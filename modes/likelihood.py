@@ -97,7 +97,7 @@ def score_by(name: str, run: Run, model: ScoreModel, dataset: Dataset, checkpoin
         check = provenance["check"]
         print(
             f"check: {check['how']} ({check['nfe']} evaluations) the mean of the first {check['images']} moves by "
-            f"{check['mean_change']:+.1e} bits/dim, and no image by more than {check['largest_change']:.1e}",
+            f"{check['mean_change']:+.1e} bits/dim, and none of them by more than {check['largest_change']:.1e}",
             flush=True,
         )
 

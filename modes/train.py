@@ -56,7 +56,7 @@ def train_run(run: Run) -> None:
             print(f"stopped by {reason} after step {state.step} of {options.steps}; all is saved. To go on: {again}")
         return
     if reason == "time limit" and together.first:
-        minutes = f"{options.time_limit:g} minutes"
+        minutes = f"{options.time_limit:g} minute{'' if options.time_limit == 1 else 's'}"
         print(f"time limit of {minutes} reached after step {state.step} of {options.steps}; all is saved")
     checkpoint = folder.checkpoint()
     sample(run, model, checkpoint, f"step {state.step}")
@@ -68,6 +68,9 @@ def train_run(run: Run) -> None:
         print(f"  {again}   # goes on to step {options.steps}")
     print(f"  {run.command('sample')} --sampler=dpmpp_sde   # or ode, ancestral, pc, ...")
     print(f"  {run.command('likelihood')} --config.likelihood.estimate=all")
+    print(f"  {run.command('evaluate')}   # how its samples compare with data")
+    if config.training.evaluate_every and (best := folder.best.latest()):
+        print(f"  {run.command('sample')} --checkpoint={shlex.quote(str(best))}   # the best that was seen")
     print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
     print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
 

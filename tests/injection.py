@@ -195,4 +195,4 @@ class Subject:
         if step and "--mode=train" in self.arguments:
             assert f"continuing {self.folder} from step {step}\n" in log
         for scored in filter(None, parts):
-            assert f"{scored} of 4 images were scored by an earlier run" in log
+            assert f"{scored} of 4 samples were scored by an earlier run" in log

@@ -123,6 +123,7 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
         chain=chain if settings.conditioning == "chain" else {},
         sigma_data=settings.sigma_data,
         label_names=dataset.label_names if settings.conditional else (),
+        dequantized=pixels is not None and config.data.dequantize,
         **{} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels},
     )
 

@@ -126,7 +126,7 @@ class Progress:
         if self.heldout is not None:
             parts.append(f"held-out {self.heldout:.4f}")
         parts += [f"grad norm {values['grad_norm']:.2g}", f"lr {values['learning_rate']:.2g}"]
-        parts.append(f"{speed:.3g} images/s" if speed < 100 else f"{speed:.0f} images/s")
+        parts.append(f"{speed:.3g} samples/s" if speed < 100 else f"{speed:.0f} samples/s")
         if self.flops:
             parts.append(quantity(values["flops_per_second"], "FLOP/s"))
         self.bar.set_postfix_str(", ".join(parts))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from evaluation.checks.subject import Finding, Row, Subject, percent
+from evaluation.checks.subject import Finding, Row, Subject, few, percent
 
 LEAST_SPAN = 0.5
 """Share of the declared range that values should reach: those on [0, 1], declared to lie on [-1, 1], have 0.5."""
@@ -128,12 +128,13 @@ def constant_images(s: Subject) -> Iterator[Row | Finding]:
     """Are there images of one value, such as black ones?"""
     if len(s.train.sample.shape) != 4:
         return
-    count = s.train.constant
+    count = len(s.train.constant)
     yield Row("images of one value", f"{count} of {s.train.read}", "none", not count)
     if count:
         yield Finding(
             count >= MANY_CONSTANT * s.train.read,
-            f"{percent(count, s.train.read)} images have one value for all pixels of a channel, as black ones have",
+            f"{percent(count, s.train.read)} images have one value for all pixels of a channel, as black ones have: "
+            f"{few([s.train.place(index) for index in s.train.constant])}",
             "the model draws them as often as they occur, and their density is infinite without dequantisation",
             "remove them from the data",
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from data import UNKNOWN
-from evaluation.checks.subject import Finding, Row, Subject, percent
+from evaluation.checks.subject import Finding, Row, Subject, few, percent
 
 MANY_UNREADABLE = 0.05
 """Share of unreadable images from which on leaving them out changes the law of the data, or tells of a worse fault."""
@@ -28,14 +28,14 @@ def unreadable(s: Subject) -> Iterator[Row | Finding]:
     surveys = [survey for survey in (s.train, s.heldout) if survey is not None]
     faults = {place: reason for survey in surveys for place, reason in survey.unreadable.items()}
     looked = sum(survey.read for survey in surveys) + len(faults)
-    of = f"{looked} of {sum(survey.total for survey in surveys)} samples"
-    yield Row("unreadable", f"{len(faults)}, of {of} that were read", "none", not faults)
+    total = sum(survey.total for survey in surveys)
+    partly = "" if looked == total else f" that were looked at, of {total}"
+    yield Row("unreadable", f"{len(faults)} of {looked}{partly}", "none", not faults)
     if faults:
         places = list(faults)
-        more = f", and {len(places) - LISTED} more" if len(places) > LISTED else ""
         yield Finding(
             not s.plan.skips or len(faults) >= MANY_UNREADABLE * looked,
-            f"{percent(len(faults), looked)} images cannot be used: {', '.join(places[:LISTED])}{more}; the first: "
+            f"{percent(len(faults), looked)} images cannot be used: {few(places, LISTED)}; the first: "
             f"{faults[places[0]]}",
             "with data.corrupt=fail the training ends at the first of them; with skip another image takes its place",
             "mend or remove them" + ", or leave them out" * (not s.plan.skips),
@@ -48,10 +48,12 @@ def copies(s: Subject) -> Iterator[Row | Finding]:
     count = s.train.copies
     yield Row("exact copies", f"{count} of {s.train.read}", "none", not count)
     if count:
-        most = s.train.digests.most_common(1)[0][1]
+        groups = s.train.equal
+        named = [few([s.train.place(index) for index in group], joint=" = ") for group in groups]
         yield Finding(
             count >= MANY_COPIES * s.train.read,
-            f"{percent(count, s.train.read)} samples are copies of others, value for value; one occurs {most} times",
+            f"{percent(count, s.train.read)} samples are copies of others, value for value; one occurs "
+            f"{len(groups[0])} times; {few(named, joint='; ')}",
             "what occurs more often is drawn more often, and is the first to be learned by heart",
             "remove the copies from the data",
         )
@@ -61,12 +63,14 @@ def leakage(s: Subject) -> Iterator[Row | Finding]:
     """Are held-out samples trained on?"""
     if s.heldout is None:
         return
-    count = s.heldout.shared_with(s.train)
+    shared = s.heldout.shared_with(s.train)
+    count = len(shared)
     yield Row("held-out samples in the training data", f"{count} of {s.heldout.read}", "none", not count)
     if count:
         yield Finding(
             count >= LEAK * s.heldout.read,
-            f"{percent(count, s.heldout.read)} held-out samples are in the training data too, value for value",
+            f"{percent(count, s.heldout.read)} held-out samples are in the training data too, value for value: "
+            f"{few([f'{s.heldout.place(here)} = {s.train.place(there)}' for here, there in shared])}",
             "bits/dim and losses on held-out data are too good: a part of them measures memory",
             "remove the copies before the data are split",
         )

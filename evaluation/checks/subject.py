@@ -1,6 +1,6 @@
 """What is examined before training, and what an examination tells: rows of a table, and findings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -106,6 +106,9 @@ class Finding:
     flags: tuple[str, ...] = ()
 
 
+EXAMPLES = 3
+"""Samples that a finding names; the record of the examination has them all."""
+
 Check = Callable[[Subject], Iterator[Row | Finding]]
 """Looks at one thing: the rows to show, and a finding where something is wrong."""
 
@@ -114,3 +117,9 @@ def percent(part: int, whole: int) -> str:
     """A share, in words that tell a small one from none."""
     share = 100 * part / whole
     return f"{part} of {whole} ({share:.0f} %)" if share >= 10 else f"{part} of {whole} ({share:.2g} %)"
+
+
+def few(names: Sequence[str], most: int = EXAMPLES, joint: str = ", ") -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - most
+    return joint.join(names[:most]) + (f", and {more} more" if more > 0 else "")

@@ -14,7 +14,7 @@ BIN = re.compile(r"heldout_loss/log_snr_(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?)")
 OTHERS = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm, before clipping",
-    "images_per_second": "Images per second",
+    "images_per_second": "Samples per second",
 }
 WIDE = 8.0
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""

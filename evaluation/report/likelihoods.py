@@ -75,11 +75,11 @@ def likelihoods(source: Source) -> Markup | None:
     shown = [newest[name] for name in sorted(newest, key=lambda name: [*NAMES, name].index(name))]
     span = (min(min(one.values) for one in shown), max(max(one.values) for one in shown))
     charts = [_spread(one, span) for one in shown]
-    head = ["estimate", "bits/dim", "weighted", "images", "split", "NFE", "checkpoint", "file"]
+    head = ["estimate", "bits/dim", "weighted", "samples", "split", "NFE", "checkpoint", "file"]
     rows = [_row(one) for one in found[:MOST_ROWS]]
     left = len(found) - len(rows)
     return join(
-        note("Mean ± standard error over the images; lower is better."),
+        note("Mean ± standard error over the samples; lower is better."),
         tag("div", *charts, class_="charts"),
         table(head, rows, "Likelihood results, the newest first"),
         note(f"{left} older results are not listed.") if left else None,
@@ -90,7 +90,7 @@ def likelihoods(source: Source) -> Markup | None:
 def _spread(one: Scored, span: tuple[float, float]) -> Markup:
     title = f"{NAMES.get(one.estimate, one.estimate)}: {figure(one.mean, one.error)}"
     mark = ("mean ± standard error", one.mean)
-    groups = [(f"{one.images} images", one.values)]
+    groups = [(f"{one.images} samples", one.values)]
     return histogram(title, groups, "bits/dim", mark=mark, band=one.error or 0.0, span=span)
 
 

@@ -58,7 +58,7 @@ def _scored(source: Source) -> list[tuple[str, str, str]]:
     if not found:
         return []
     mean, _, error = figure(found[0].mean, found[0].error).partition(" ± ")
-    about = f"{found[0].images} images of {found[0].split}, ODE"
+    about = f"{found[0].images} samples of {found[0].split}, ODE"
     return [("Bits/dim", mean, f"± {error}, {about}" if error else about)]
 
 

@@ -92,7 +92,7 @@ def quality(source: Source) -> Markup | None:
         "steps",
         "NFE",
         *(TITLES.get(name, (name,))[0] for name in names),
-        "images",
+        "samples",
         "split",
         "checkpoint",
         "extractor",
@@ -124,7 +124,7 @@ def _chart(metric: str, results: list[Judged], group: tuple[str, str, int, int],
     means = [value for line in lines for value in line.y]
     wide = min(means) > 0 and max(means) > 8 * min(means)
     about = f" ({better} is better)" if better else ""
-    of = f", {group[0]}, {group[2]} images of {group[1]}, step {group[3]}" if named else ""
+    of = f", {group[0]}, {group[2]} samples against {group[1]}, step {group[3]}" if named else ""
     return line_chart(f"{title}{about}{of}", lines, "network evaluations", log_x=True, log_y=wide)
 
 

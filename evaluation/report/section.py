@@ -36,6 +36,11 @@ class Source:
         """Name -> what training recorded; read once, since it may be long."""
         return read_metrics(self.folder / "metrics.jsonl")
 
+    @property
+    def of_points(self) -> bool:
+        """Whether the run is of vectors, which only the network ``mlp`` is for, and has no images to show."""
+        return dict(self.config.get("model", {})).get("name") == "mlp"
+
 
 @dataclass(frozen=True)
 class Section:
@@ -47,6 +52,7 @@ class Section:
         make: from the source to its content; None where there is nothing to show.
         mode: the mode that makes what it shows.
         remedy: how, in a sentence that follows the command.
+        images: whether it can only be of images.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Section:
     make: Callable[[Source], Markup | None]
     mode: str
     remedy: str = ""
+    images: bool = False
 
     def build(self, source: Source) -> Markup:
         """The section, or a line that tells how to come by it; no fault of the files goes further than that."""
@@ -63,7 +70,9 @@ class Section:
         except Exception as error:  # files may hold anything; the rest of the page is as good without them
             content, fault = None, str(error).strip().split("\n")[0][:200]
             missing = f"Its files cannot be used ({type(error).__name__}: {fault})"
-        if content is None:
+        if content is None and self.images and source.of_points:
+            content = tag("p", "Of images only; this run is of points.", class_="absent")
+        elif content is None:
             command = tag("code", source.command(self.mode))
             content = tag(
                 "p", f"{missing}. To make it: ", command, f" {self.remedy}." if self.remedy else ".", class_="absent"

@@ -129,7 +129,11 @@ def test_a_folder_with_faults(doctor, names, tmp_path, corrupt):
         ("sizes", False),
     ]
     assert list(record["data"]["unreadable"]) == [str(root / train[0]), str(root / heldout[0])]
-    assert all(str(root / name) in outcome.out for name in (train[0], heldout[0]))
+    assert record["data"]["equal"] == [[str(root / name) for name in train[1:3]]]
+    assert record["data"]["shared"] == [[str(root / heldout[1]), str(root / train[3])]]
+    assert record["data"]["of_one_value"] == [str(root / train[4])]
+    told = "".join(outcome.out.split())  # without the line breaks
+    assert all("".join(str(root / name).split()) in told for name in (*train[:5], *heldout[:2]))
     assert "--config.data.image_size=16" in outcome.out
 
 

@@ -50,7 +50,7 @@ def test_an_image_is_restored(edit, digits, task):
         known = arrays["source"][1, 0, :, :4]
         assert np.array_equal(known, arrays["source"][0, 0, :, :4])
         assert len(np.unique(arrays["source"][1, 0, :, 4:])) == 1
-    assert f"{task}: 2 image(s) by pseudo_inverse and dpmpp_sde, 4 network evaluations each" in out
+    assert f"{task}: 2 images by pseudo_inverse and dpmpp_sde, 4 network evaluations each" in out
     assert str(path.with_suffix(".png")) in out
     assert provenance["editing"]["task"] == task
     assert provenance["image"] == "3"
@@ -178,7 +178,7 @@ def test_a_mistake_is_one_line(edit, digits, bytes_of, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["task=inpainting"], "editing.task is 'inpainting', without a mask; give --mask"),
+        (["task=inpainting"], "editing.task is 'inpainting', without a mask; give --mask, such as --mask=bottom"),
         (["task=colourisation"], "the model knows images of 1 channel(s); only those of 3 can be colourised"),
         (["task=super_resolution", "factor=3"], "editing.factor is 3, which does not divide the sides of the model's"),
         (["task=super_resolution", "factor=1"], "config.editing.factor is 1; it must be at least 2"),

@@ -109,7 +109,7 @@ def test_a_result_can_be_cited(evaluated):
     ):
         assert words in line
     for name, values in result["metrics"].items():
-        assert f"{name}: {values['mean']:.4f} ± {values['sd']:.4f} (2 x 10 samples)\n" in out
+        assert f"{name} by deis in 2 steps: {values['mean']:.4f} ± {values['sd']:.4f} (2 x 10 samples)\n" in out
     assert "note: 10 samples are few for 27 features: the Fréchet distance is biased upwards" in out
     assert [path.suffix for path in (folder / "evaluation").iterdir()] == [".json", ".json"]  # nothing is left
 
@@ -161,6 +161,7 @@ def test_the_classifier_is_trained_once_and_its_accuracy_told(cli, digits, monke
     ((result, _),) = results(digits).values()
     assert list(result["metrics"])[:2] == ["frechet_distance", "classifier_score"]
     assert result["metrics"]["recall"]["sd"] is None
+    assert "; 1 draw of 10 samples as uint8, seed 0; " in result["provenance"]
     accuracy = float(result["provenance"].partition("accuracy ")[2].partition(" on 297 images")[0])
     assert accuracy > 0.8
     names = sorted(path.name.rpartition("_")[0] for path in (digits / "evaluation").glob("[cr]*"))
@@ -240,7 +241,7 @@ def test_mistakes(cli, digits, bytes_of, flag):
 
 def test_a_sampler_that_is_asked_for_twice_is_evaluated_once(cli, trained):
     out = cli(*SMALL, "--config.evaluation.compare=heun:1, heun:1", f"--workdir={trained}").good()
-    assert out.count("frechet_distance: ") == 1
+    assert out.count("frechet_distance by heun in 1 step: ") == 1
 
 
 def test_weights_of_inception_that_are_nowhere(cli, digits, monkeypatch, tmp_path):
@@ -301,6 +302,7 @@ def test_training_keeps_the_best_checkpoint(cli, tiny, tmp_path, same_weights):
     state = json.loads((path / "state.json").read_text())
     assert state["evaluation"]["frechet_distance"] == found[best]
     assert f"step {best}: frechet_distance {found[best]:.4f}, " in out
+    assert f" --checkpoint={path}   # the best that was seen\n" in out
     # It is a checkpoint like any other, and its figure is that of its averaged weights.
     flags = ["--config.evaluation.num_images=20", "--config.evaluation.draws=1"]
     out = cli("--mode=evaluate", f"--checkpoint={path}", *flags).good()

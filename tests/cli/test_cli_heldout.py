@@ -53,7 +53,7 @@ def test_more_images_than_there_are_and_shares_of_one_process_are_noted(cli, tin
         assert f"note: {setting}, but the split 'test' has 100 samples; all of them are taken\n" in out
     assert "note: training.parallel is fsdp, but the only process has a share of all" in out
     likelihood = cli("--mode=likelihood", "--workdir=run", "--config.likelihood.num_images=100").good()
-    assert "bits/dim on 100 images" in likelihood
+    assert "bits/dim on 100 samples" in likelihood
     assert "note:" not in likelihood
 
 

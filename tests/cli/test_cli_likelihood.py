@@ -58,7 +58,7 @@ def test_all_estimates(likelihood, digits, model_of, report_of):
         assert report["bits_per_dim"] == pytest.approx(np.mean(values))
         assert report["estimate"] == name
         figure = f"{report['bits_per_dim']:.4f} ± {report['std_error']:.4f}"
-        assert f"{name}: {figure} bits/dim on 3 images of the split 'test'" in out
+        assert f"{name}: {figure} bits/dim on 3 samples of the split 'test'" in out
         assert f": {path}\n" in out
     assert len({report_of(digits, name)[0]["bits_per_dim"] for name in ("ode", "elbo", "ddpm")}) == 3
 
@@ -169,7 +169,7 @@ def test_a_check_is_a_scoring_at_a_tenth_of_the_tolerance(likelihood, digits, re
         "largest_change": pytest.approx(abs(change).max()),
     }
     assert f"check: at a tenth of the tolerance ({check['nfe']} evaluations) the mean of the first 3 moves by" in out
-    assert f"{check['mean_change']:+.1e} bits/dim, and no image by more than {check['largest_change']:.1e}" in out
+    assert f"{check['mean_change']:+.1e} bits/dim, and none of them by more than {check['largest_change']:.1e}" in out
 
 
 @pytest.mark.parametrize("method", [name for name, kind in METHODS.items() if kind == "fixed"])

@@ -50,7 +50,7 @@ def test_an_evaluation_that_fails_halfway_goes_on(cli, digits, whole, monkeypatc
     cli(*SCORING, f"--workdir={digits}", "--config.likelihood.seed=1").good()
     assert scored == [0, 1, 2, 0, 1, 2, 3]
     out = cli("--mode=likelihood", f"--workdir={digits}", "--config.likelihood.batch_size=1").good()
-    assert "2 of 3 images were scored by an earlier run" in out
+    assert "2 of 3 samples were scored by an earlier run" in out
     assert scored[7:] == [2]
     assert values(digits, "ode_seed0") == values(whole)[:3]
     assert not list((digits / "likelihood").glob(".*"))

@@ -67,7 +67,8 @@ def test_the_page_can_be_made_anew_without_the_data(cli, digits):
 def test_a_report_of_points(cli, trained):
     cli("--mode=report", f"--workdir={trained}").good()
     made = page(trained)
-    assert "Nothing here yet" in made.text["memorisation"]
+    for name in ("memorisation", "pictures"):
+        assert made.text[name].endswith("Of images only; this run is of points.")
     (film,) = (trained / "samples").glob("*_trajectory.gif")
     shown = [name for name, _ in made.elements["trajectory"] if name == "img"]
     with Image.open(film) as frames:

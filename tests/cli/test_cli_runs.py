@@ -17,7 +17,7 @@ from PIL import Image
 import run_lib
 from configs import default, stored, toy2d
 from data import UniformDequantizer, get_dataset
-from evaluation import ODEEstimator, evaluate_likelihood, generate, image_grid
+from evaluation import ODEEstimator, classifier, evaluate_likelihood, generate, image_grid
 from modes.likelihood_settings import likelihood_options
 from modes.sampler_settings import build_sampler
 from training import quantity, training_flops
@@ -37,6 +37,8 @@ DIGITS = [
     "--config.likelihood.num_images=3",
     "--config.likelihood.rtol=0.1",
     "--config.likelihood.atol=0.1",
+    "--config.evaluation.num_images=6",
+    "--config.evaluation.draws=1",
 ]
 
 
@@ -143,7 +145,7 @@ def test_the_likelihood_is_that_of_the_averaged_weights(main_job, model_of, repo
         values[part] = scored(config, sde, lambda x, t, y, model=model: model(x, t))
     assert values["ema"] == report["values"]
     assert values["model"] != report["values"]
-    assert f"ode: {report['bits_per_dim']:.4f} ± {report['std_error']:.4f} bits/dim on 3 images of the split 't" in out
+    assert f"ode: {report['bits_per_dim']:.4f} ± {report['std_error']:.4f} bits/dim on 3 samples of the split 't" in out
     assert f"s: runs/digits/likelihood/{path.name}\n" in out
     assert report["checkpoint"] == "runs/digits/checkpoints/step_00000012"
 
@@ -153,13 +155,16 @@ def test_the_commands_that_are_proposed_work(main_job, cli, monkeypatch, tmp_pat
     shutil.copytree(folder, tmp_path / "copy" / "runs" / "digits")
     monkeypatch.chdir(tmp_path / "copy")
     proposed = re.findall(r"  python run_lib\.py (.*)", out.partition("next:")[2])
-    assert [command.split()[0] for command in proposed] == ["--mode=sample", "--mode=likelihood", "--mode=train"]
+    monkeypatch.setattr(classifier, "STEPS", 8)
+    modes = [command.split()[0].removeprefix("--mode=") for command in proposed]
+    assert modes == ["sample", "likelihood", "evaluate", "train"]
     outputs = [cli(*shlex.split(command, comments=True)).good() for command in proposed]
     assert "7 samples by dpmpp_sde, 4 network evaluations each" in outputs[0]
     assert [line.split(":")[0] for line in outputs[1].splitlines()[1:]] == ["ode", "elbo", "ddpm", "report"]
-    assert outputs[1].count("bits/dim on 3 images") == 3
-    assert "continuing runs/digits from step 12" in outputs[2]
-    assert "step 24/24" in outputs[2]
+    assert outputs[1].count("bits/dim on 3 samples") == 3
+    assert "frechet_distance by deis in 3 steps: " in outputs[2]
+    assert "continuing runs/digits from step 12" in outputs[3]
+    assert "step 24/24" in outputs[3]
     assert f"tensorboard --logdir={Path('runs') / 'digits'}" in out
 
 
@@ -178,7 +183,7 @@ def test_likelihood_of_any_split_of_a_run(cli, trained, bytes_of, report_of):
         ).good()
         report, _ = report_of(trained, "ode_seed-3", split)
         assert report["images"] == count
-        assert f"on {count} images of the split '{split}'" in out
+        assert f"on {count} samples of the split '{split}'" in out
     assert bytes_of(trained / "checkpoints") == before
 
 
@@ -294,12 +299,22 @@ def test_a_dry_run_shows_all_and_writes_nothing(cli, tiny, trained, bytes_of, mo
     )
     weights = 2 * sum(p.numel() for p in model.parameters() if p.ndim == 2)  # each multiplies and adds once
     assert f"compute: {quantity(8 * training_flops(model, (2,)).total, 'FLOP')} a step; " in out
-    assert f"; for each image {quantity(weights, 'FLOP')} forward and " in out
+    assert f"; for each sample {quantity(weights, 'FLOP')} forward and " in out
     assert "12 steps of 8, run folder new" in out
     assert os.listdir() == []
     before = bytes_of(trained)
     assert '"width": 8' in cli("--mode=sample", "--dry_run", f"--workdir={trained}").good()
     assert bytes_of(trained) == before
+
+
+def test_a_dry_run_converts_no_images(cli, tmp_path):
+    for k in range(4):
+        Image.new("RGB", (16, 16), (k, 0, 9)).save(tmp_path / f"{k}.png")
+    small = ["--config.data.image_size=16", "--config.model.groups=1", "--config.model.channel_mult=1,1", *DIGITS[:1]]
+    out = cli("--mode=train", "--dry_run", f"--config=configs/folder.py:{tmp_path}", *small).good()
+    assert '"cache": "cache"' in out
+    assert "converting" not in out
+    assert os.listdir() == []
 
 
 def test_the_memory_of_a_dry_run_is_that_of_a_part_of_the_batch(cli, tiny):

@@ -79,7 +79,7 @@ def test_with_data_an_imported_run_is_scored_and_trained_on(cli, checkpoint, ima
         fault = cli(f"--mode={mode}", run, "--config.training.steps=79").fault()
         assert "has no data of its own: give some that fit its network, as --config.data.name=folder" in fault
     data = ["--config.data.name=folder", f"--config.data.root={images}", "--config.data.holdout=0.5"]
-    assert "bits/dim on 2 images" in cli("--mode=likelihood", run, *data, *ROUGH).good()
+    assert "bits/dim on 2 samples" in cli("--mode=likelihood", run, *data, *ROUGH).good()
     steps = ["--config.training.steps=79", "--config.training.batch_size=2", "--config.training.warmup_steps=0"]
     out = cli("--mode=train", run, *data, *FAST, *ROUGH, *steps).good()
     assert "from step 77" in out
@@ -122,6 +122,19 @@ def test_export_and_import_are_inverse(cli, digits, tmp_path):
         cli("--mode=sample", f"--workdir={run}", *draw).good()
     first, second = (sorted((run / "samples").glob("*.png"))[0].read_bytes() for run in (digits, tmp_path / "again"))
     assert first == second
+
+
+def test_an_import_is_scored_as_what_was_exported(cli, digits, tmp_path):
+    """Whether it was trained on dequantised levels or on points comes with the file; bits/dim depend on it."""
+    cli("--mode=export", f"--workdir={digits}").good()
+    file, again = digits / "export" / "step_00000004.safetensors", tmp_path / "again"
+    cli("--mode=import", f"--source={file}", f"--workdir={again}").good()
+    cli("--mode=likelihood", f"--workdir={digits}", *ROUGH).good()
+    flags = ["--config.data.name=digits", "--config.model.precision=float32"]
+    cli("--mode=likelihood", f"--workdir={again}", *flags, *ROUGH).good()
+    reports = [next((run / "likelihood").glob("*.json")) for run in (digits, again)]
+    values = [json.loads(report.read_text())["values"] for report in reports]
+    assert values[0] == values[1]
 
 
 def test_averages_of_an_import_that_nothing_has_moved_yet_are_all_the_same(cli, digits, tmp_path):

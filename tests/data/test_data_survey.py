@@ -45,7 +45,7 @@ def test_images_have_the_moments_and_levels_of_their_model_values():
         x.amin((0, 2, 3)).float().tolist(),
         x.amax((0, 2, 3)).float().tolist(),
     )
-    assert (found.read, found.total, found.constant, found.copies, found.grey) == (len(raw), len(raw), 0, 0, False)
+    assert (found.read, found.total, found.constant, found.copies, found.grey) == (len(raw), len(raw), [], 0, False)
     assert found.sizes is None
 
 
@@ -54,21 +54,24 @@ def test_vectors_are_measured_by_dimension():
     found = survey(TensorDataset("points", x))
     torch.testing.assert_close(found.std, x.double().std(0, correction=0))
     assert found.levels is None
-    assert found.constant == 0
+    assert found.constant == []
     assert torch.equal(found.sample.sort(0).values, x.sort(0).values)
 
 
-def test_copies_images_of_one_value_and_grey_ones_are_counted():
+def test_copies_images_of_one_value_and_grey_ones_are_found():
     raw = noise(20, channels=1).repeat(1, 3, 1, 1)
     raw[3] = raw[4] = raw[17]
     raw[5], raw[6] = 0, 0
     raw[7, 0], raw[7, 1], raw[7, 2] = 9, 9, 9
     found = survey(images(raw))
-    assert (found.copies, found.constant, found.grey) == (2, 3, True)  # those of one value are not copies too
+    assert (found.copies, found.constant, found.grey) == (2, [5, 6, 7], True)  # those of one value are not copies too
+    assert found.equal == [[3, 4, 17]]
+    assert found.place(17) == "sample 17 of given"
     raw[8, 0, 0, 0] ^= 1
     assert not survey(images(raw)).grey
     other = survey(images(torch.cat([raw[17:19], noise(3)])))
-    assert (other.shared_with(found), found.shared_with(other)) == (2, 4)
+    assert other.shared_with(found) == [(0, 3), (1, 18)]
+    assert found.shared_with(other) == [(3, 0), (4, 0), (17, 0), (18, 1)]
 
 
 def test_some_samples_are_drawn_by_the_seed_and_keep_their_labels():

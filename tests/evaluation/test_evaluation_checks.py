@@ -230,6 +230,9 @@ def test_copies_constant_images_and_leaks_are_found(count, fault):
         assert list(found) == [check]
         assert found[check].fault == fault
         assert told in found[check].found
+        more = count > 1
+        assert ("sample 2 of given" in found[check].found) == more  # a few are named
+        assert ("more" in found[check].found) == more
 
 
 def test_channels_without_a_spread_and_equal_ones_are_found():

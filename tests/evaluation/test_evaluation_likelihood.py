@@ -127,7 +127,7 @@ def test_what_the_error_is_made_of():
     assert report.importance_weighted == pytest.approx(sum(weighted) / 2)
     assert report.importance_weighted_error == pytest.approx(abs(weighted[0] - weighted[1]) / 2)
     assert (report.repeats, report.images, report.nfe) == (3, 2, 7)
-    bits = f"{3.5 / unit:.4f} ± {0.5 / unit:.4f} bits/dim on 2 images, importance-weighted over 3 draws "
+    bits = f"{3.5 / unit:.4f} ± {0.5 / unit:.4f} bits/dim on 2 samples, importance-weighted over 3 draws "
     assert str(report).startswith(bits + f"{report.importance_weighted:.4f} ± ")
     assert str(report).endswith(f"(of the error: probes {report.probe_error:.1e}, draws {report.repeat_error:.1e})")
 
@@ -136,7 +136,7 @@ def test_what_is_not_known_is_none():
     report = score(table([[-1.0], [-5.0]]), TensorDataset("two", torch.randn(2, 2)), weighted=True)
     assert report.probe_error is report.repeat_error is None
     assert report.importance_weighted is report.importance_weighted_error is report.importance_weighted_values is None
-    assert str(report) == f"{3 / 2 / math.log(2):.4f} ± {1 / math.log(2):.4f} bits/dim on 2 images"
+    assert str(report) == f"{3 / 2 / math.log(2):.4f} ± {1 / math.log(2):.4f} bits/dim on 2 samples"
     unweighted = score(table([[-1.0, -2.0]]), TensorDataset("one", torch.randn(1, 2)), repeats=2)
     assert unweighted.importance_weighted is None
     assert " ± " not in str(unweighted)
@@ -290,7 +290,7 @@ def test_settings_that_make_no_sense(options, message):
 def test_an_estimate_that_is_not_finite_names_its_image(bad):
     log_prob = [[0.0]] * 11
     log_prob[6] = log_prob[7] = [bad]
-    with pytest.raises(ValueError, match=r"of 2 images is not finite \(the first is image 6\): check the score there"):
+    with pytest.raises(ValueError, match=r"of 2 samples is not finite \(the first is 6\): check the score there"):
         evaluate_likelihood(table(log_prob), images(), batch_size=4)
 
 

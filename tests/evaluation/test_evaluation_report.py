@@ -111,7 +111,7 @@ def test_the_likelihoods_are_those_of_the_files(tmp_path):
     mean, error = np.mean(values), np.std(values, ddof=1) / 50**0.5
     assert rows["ode"] == ["ode", f"{mean:.3f} ± {error:.3f}", "–", "50", "test", "50", "step_00000012", "a.json"]
     assert rows["elbo"][1:3] == [f"{mean + 0.5:.3f} ± {error:.3f}", "2.25"]
-    assert f"Bits/dim{mean:.3f}± {error:.3f}, 50 images of test, ODE" in made.text[""]
+    assert f"Bits/dim{mean:.3f}± {error:.3f}, 50 samples of test, ODE" in made.text[""]
     assert "Left out as damaged: broken.json, nan.json." in made.text["likelihood"]
     assert len([a for name, a in made.elements["likelihood"] if name == "svg"]) == 2
 
@@ -125,7 +125,7 @@ def test_quality_is_drawn_only_among_what_can_be_compared(tmp_path):
     made = page(tmp_path)
     charts = [a["aria-label"] for name, a in made.elements["quality"] if name == "svg"]
     assert len(charts) == 2
-    (first,) = [told for told in charts if "5000 images of train" in told]
+    (first,) = [told for told in charts if "5000 samples against train" in told]
     assert "deis: from 9 to 3. heun: from 4 to 4." in first
     assert "pc" not in first
     rows = {tuple(row[:3]): row[3] for row in made.tables["quality"][0]}

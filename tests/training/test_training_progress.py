@@ -99,9 +99,9 @@ def test_without_a_terminal_a_line_tells_all(make_progress, clock, capsys):
         progress.record(3, 0.0002)
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
-        "step 2/1000: loss 0.1235, held-out 0.2000, grad norm 2, lr 0.0002, 12 images/s, 30 GFLOP/s, 4 min 10 s to go"
+        "step 2/1000: loss 0.1235, held-out 0.2000, grad norm 2, lr 0.0002, 12 samples/s, 30 GFLOP/s, 4 min 10 s to go"
     )
-    assert second.startswith("step 3/1000: loss 0.5000, held-out 0.2000, grad norm 2, lr 0.0002, 3000 images/s, 7.5 TF")
+    assert second.startswith("step 3/1000: loss 0.5000, held-out 0.2000, grad norm 2, lr 0.0002, 3000 samples/s, 7")
 
 
 def test_on_a_terminal_the_bar_tells_it(make_progress, clock, capsys, monkeypatch):
@@ -114,7 +114,7 @@ def test_on_a_terminal_the_bar_tells_it(make_progress, clock, capsys, monkeypatc
     assert capsys.readouterr().out == ""
     shown = terminal.getvalue().split("\r")[-1]
     assert "2/10 [" in shown
-    assert "loss 0.5000, held-out 0.2000, grad norm 2, lr 0.0002, 64 images/s, 64 MFLOP/s]" in shown
+    assert "loss 0.5000, held-out 0.2000, grad norm 2, lr 0.0002, 64 samples/s, 64 MFLOP/s]" in shown
 
 
 def test_of_several_processes_the_first_alone_tells(make_progress, clock, capsys):
