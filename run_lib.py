@@ -113,7 +113,7 @@ def build_run(config: ConfigDict) -> Run:
     folder = RunFolder(run_path(), config.training.keep_checkpoints)
     stored = Path(config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]).stem == "stored"
     stored = stored and not any(re.match(r"--?config\.imports=", argument) for argument in sys.argv)
-    config.imports = import_files(config.imports, HOME, folder.path, stored=stored)
+    config.imports, own = import_files(config.imports, HOME, folder.path, stored=stored)
     place = () if folder.path == default_path(DEFAULT_RECIPE) else (f"--workdir={folder.path}",)
     run = Run(
         config,
@@ -124,6 +124,7 @@ def build_run(config: ConfigDict) -> Run:
         rank,
         world_size,
         local if world_size > 1 else None,
+        own,
         source,
         FLAGS.image,
         FLAGS.mask,

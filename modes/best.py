@@ -15,6 +15,8 @@ from training import Evaluated, Processes
 
 SUBSETS = 10
 """Of the kernel distance, which takes longer than all else if there are few samples."""
+APART = ("num_images", "batch_size", "trajectory")
+"""Settings of sampling on which the figures do not depend: another number of samples is drawn here."""
 
 
 def sample_measure(
@@ -73,11 +75,16 @@ class Best:
         self.metric = measured[0] if wanted == "auto" else wanted
         if self.metric not in measured:
             raise ValueError(f"evaluation.best is {wanted!r}; what is measured here is {', '.join(measured)}, or auto")
-        sampling = run.config.sampling.to_dict()
+        sampling = {key: value for key, value in run.config.sampling.items() if key not in APART}
         # values that were measured otherwise are not compared
-        self.by = digest([self.metric, run.config.training.evaluate_images, sampling, reference.about], 6)
+        self.by = digest([self.metric, run.config.training.evaluate_images, sampling, reference.about, run.own], 6)
         kept = [state.get("evaluation") for state in run.folder.best.states()]
         mine = [values for values in kept if isinstance(values, dict) and values.get("by") == self.by]
+        if run.folder.best.list() and not mine:
+            print(
+                f"note: {run.folder.best.folder} holds what was measured otherwise, or is damaged; the first "
+                "evaluation takes its place: move it away to keep it"
+            )
         self._least = min((self._rank(values) for values in mine), default=math.inf)
 
     def take(self, values: Mapping[str, float]) -> bool:

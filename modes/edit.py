@@ -156,6 +156,7 @@ def _save(work: Work, edited: Edited, checkpoint: str) -> None:
     run, quantizer = work.run, work.quantizer
     sections = {name: run.config[name].to_dict() for name in ("editing", "sampling", "interpolation")}
     provenance = {"checkpoint": checkpoint, "image": run.image, "mask": run.mask, **sections}
+    provenance |= {"imports": run.own} if run.own else {}
     digest = hashlib.blake2b(json.dumps(provenance, sort_keys=True).encode(), digest_size=3).hexdigest()
     path = run.folder.samples / f"edit_{run.config.editing.task}_{work.given.name}_{digest}"
     pictures = torch.cat([edited.source, edited.x])

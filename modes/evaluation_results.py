@@ -37,6 +37,7 @@ def name_evaluation(run: Run, checkpoint: Path, extractor: Extractor, reference:
         changed["reference"] = reference.about
     other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers|cache)", c)]
     changed |= {"data": other_data} if other_data else {}
+    changed |= {"imports": run.own} if run.own else {}
     if checkpoint.resolve().parent != run.folder.checkpoints.folder.resolve():
         changed |= {"checkpoint": str(checkpoint.resolve())}  # of another folder, whose steps have the same names
     kind = re.sub(r"\W+", "-", extractor.name)
@@ -50,7 +51,7 @@ def name_drawn(run: Run, checkpoint: Path, extractor: Extractor) -> str:
     sections = {key: run.config[key].to_dict() for key in ("data", "sde", "model", "sampling")}
     sections["sampling"].pop("trajectory")
     weights = [(checkpoint / MANIFEST).read_text(), extractor.name, extractor.weights]
-    return f".{checkpoint.name}_{run.config.sampling.sampler}_{digest([sections, weights])}"
+    return f".{checkpoint.name}_{run.config.sampling.sampler}_{digest([sections, weights, run.own])}"
 
 
 def describe_evaluation(
@@ -80,7 +81,7 @@ def describe_evaluation(
         "process": repr(sde),
         "reference": reference.about,
         "extractor_weights": extractor.weights,
-        "versions": versions("torch-fidelity"),
+        "versions": versions("torch-fidelity", own=run.own),
         "device": device_name(run.experiment.device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": {
@@ -98,14 +99,15 @@ def provenance(described: Mapping[str, Any], extractor: str) -> str:
     steps = "" if described["steps"] is None else f"{described['steps']} steps, "
     end = "denoised at the end" if sampling["denoise"] else "not denoised at the end"
     guidance = "" if sampling["guidance"] == 1 else f", guidance {sampling['guidance']:g}"
+    labels = f", labels {sampling['labels']}" if sampling["labels"] else ""
     drawn = f"{described['draws']} draws" if described["draws"] > 1 else "1 draw"
     form = "" if len(described["reference"].get("shape", ())) == 1 else " as uint8"  # points are compared as they are
     software = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
     return (
         f"extractor {extractor}; compared with {in_words(described['reference'])}; "
         f"{drawn} of {described['images']} samples{form}, seed{'s' if described['draws'] > 1 else ''} {seeds}; "
-        f"{described['sampler']}, {steps}{described['nfe']} network evaluations{guidance}, {end}; averaged weights of "
-        f"step {described['checkpoint_step']} ({described['weights'][:8]}); {software}"
+        f"{described['sampler']}, {steps}{described['nfe']} network evaluations{labels}{guidance}, {end}; averaged "
+        f"weights of step {described['checkpoint_step']} ({described['weights'][:8]}); {software}"
     )
 
 

@@ -34,10 +34,17 @@ def check_evaluation_settings(run: Run) -> None:
     """Fail now on settings of the evaluation that cannot work."""
     settings = run.config.evaluation
     extractor_name(run)
-    if settings.reference and not Path(settings.reference).expanduser().is_file():
+    file = Path(settings.reference).expanduser()
+    if settings.reference and not file.is_file():
         raise FileNotFoundError(
             f"evaluation.reference is {settings.reference}, but there is no such file; leave it empty to make it of "
             "the data"
+        )
+    if settings.reference and not len(run.experiment.dataset) and not is_published(file):
+        raise ValueError(
+            f"evaluation.reference is {file}, which holds features of data that must be here too, and the run has "
+            "none: give these data, as --config.data.name=folder --config.data.root=FOLDER, or a file of "
+            "published moments mu and sigma"
         )
     if not settings.reference:
         dataset = builders.build_dataset(run.config, settings.split)

@@ -36,7 +36,7 @@ def describe_result(name: str, run: Run, dataset: Dataset, checkpoint: Path) -> 
         },
         "dequantization": kind,
         "settings": {**config.likelihood.to_dict(), "estimate": name},
-        "versions": versions("torchdiffeq"),
+        "versions": versions("torchdiffeq", own=run.own),
         "device": device_name(device),
     }
     if name == "ddpm":
@@ -55,6 +55,7 @@ def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     changed |= {k: v for k, v in chain.items() if v != run.default.training[k]}
     other_data = [c for c in run.folder.changes(config.to_dict(), fixed=()) if re.match(r"data\.(?!workers|cache)", c)]
     changed |= {"data": other_data} if other_data else {}
+    changed |= {"imports": run.own} if run.own else {}
     if not run.folder.holds(checkpoint):
         changed |= {"checkpoint": str(checkpoint.resolve())}
     part = {"num_images": settings["num_images"]} if settings["num_images"] else {}  # 0: the whole split
@@ -64,5 +65,5 @@ def name_result(name: str, run: Run, checkpoint: Path) -> tuple[str, str]:
     if dequantization(config) == "variational" and (newest := run.folder.dequantizer.latest()) is not None:
         weights.append((newest / MANIFEST).read_text())
     sections = {key: config[key].to_dict() for key in ("data", "sde", "model", "dequantizer")}
-    whole = digest({"likelihood": own, "weights": weights, **chain, **sections})
+    whole = digest({"likelihood": own, "weights": weights, "imports": run.own, **chain, **sections})
     return label + (f"_{digest(changed | part)}" if changed | part else ""), f".{label}_{whole}"

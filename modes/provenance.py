@@ -6,12 +6,18 @@ from importlib import metadata
 import torch
 
 
-def versions(*packages: str) -> dict[str, str | None]:
-    """Of this project, of these packages (None where one is not installed), of torch and of Python."""
+def versions(*packages: str, own: str = "") -> dict[str, str | None]:
+    """Of this project, of these packages (None where one is not installed), of torch and of Python.
+
+    Args:
+        *packages: names of distributions.
+        own: digest of the files of the user's own, where there are some.
+    """
     return {
         **{package: _version(package) for package in ("score-sde", *packages)},
         "torch": torch.__version__,
         "python": platform.python_version(),
+        **({"imports": own} if own else {}),
     }
 
 

@@ -37,6 +37,7 @@ class Run:
         rank: this process, of those that share the work.
         world_size: their number.
         local: number of this process on its machine, where there are several.
+        own: a digest of the files of the user's own, as they were run; "" where there are none.
         source: the weights of another project, where they are to be imported.
         image: what is to be edited: a file, or the number of a held-out image.
         mask: what of it is made anew: a file, or a region by name.
@@ -50,6 +51,7 @@ class Run:
     rank: int = 0
     world_size: int = 1
     local: int | None = None
+    own: str = ""
     source: Pretrained | None = None
     image: str | None = None
     mask: str | None = None

@@ -43,7 +43,8 @@ def sample(run: Run, model: ScoreModel, checkpoint: Path, source: str) -> None:
     result = draw(run, model, parts, trajectory)
     if result is None:
         return
-    apart = {} if folder.holds(checkpoint) else {"checkpoint": str(checkpoint.resolve())}
+    own = {"imports": run.own} if run.own else {}
+    apart = own | ({} if folder.holds(checkpoint) else {"checkpoint": str(checkpoint.resolve())})
     settings_used, mark = sampler_settings(config, run.default, experiment.sde, **apart)
     name = f"{checkpoint.resolve().name}_{config.sampling.sampler}_{result.nfe}nfe_seed{config.sampling.seed}{mark}"
     for old in (".json", "_trajectory.png", "_trajectory.gif"):
@@ -54,7 +55,7 @@ def sample(run: Run, model: ScoreModel, checkpoint: Path, source: str) -> None:
         np.savez_compressed(draft, samples=values.numpy())
     if trajectory is not None:
         trajectory.save(result.x, quantizer, folder.samples / f"{name}_trajectory")
-    provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used}
+    provenance = {"checkpoint": source, "process": repr(experiment.sde), "nfe": result.nfe, **settings_used, **own}
     with whole_file(path.with_suffix(".json")) as draft:  # the last: where it is, all is there
         draft.write_text(json.dumps(provenance, indent=1))
     parts.remove()
@@ -134,4 +135,4 @@ def name_parts(run: Run, checkpoint: Path) -> str:
     sections = {key: run.config[key].to_dict() for key in ("data", "sde", "model", "sampling")}
     sections["sampling"].pop("trajectory")
     weights = (checkpoint / MANIFEST).read_text()
-    return f".{checkpoint.name}_{run.config.sampling.sampler}_{digest([sections, weights])}"
+    return f".{checkpoint.name}_{run.config.sampling.sampler}_{digest([sections, weights, run.own])}"

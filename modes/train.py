@@ -15,6 +15,7 @@ from modes.likelihood import score
 from modes.memory import plan_training
 from modes.memory_advice import memory_lines
 from modes.out_of_memory import training_memory
+from modes.own_files import change_of, remember
 from modes.run import Run, check_evaluation, describe
 from modes.sample import draw, sample
 from training import (
@@ -42,7 +43,8 @@ def train_run(run: Run) -> None:
         budget = plan_training(run, together)
         options = builders.build_options(config, run.experiment.dataset)
         options.check_shared(together.count)  # before anything is stored
-        words = [f"changed since this run began: {change}" for change in folder.changes(config.to_dict())]
+        changes = [*folder.changes(config.to_dict()), *change_of(folder.path, run.own)]
+        words = [f"changed since this run began: {change}" for change in changes]
         words += [describe(run), *memory_lines(run, budget)] if together.first else []
         with locked(folder.path) if together.first else nullcontext():
             state = builders.build_state(config, run.experiment.model, together)
@@ -94,6 +96,8 @@ def _train(
             print(f"continuing {folder.path} from step {state.step}")
         folder.snapshots.remove_after(state.step)
         folder.store_config(config.to_dict())
+        folder.check_folders()
+        remember(folder.path, run.own)
         print(*words, sep="\n", flush=True)
         if state.step >= options.steps:
             print(f"nothing to train: {state.step} steps are done, and training.steps is {options.steps}")

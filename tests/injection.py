@@ -13,6 +13,7 @@ from pathlib import Path
 from command_line import TINY
 
 import run_lib
+from training.checkpoint import STATE, Checkpoints, verify
 
 STEPS = 30
 SCORES = ["--config.likelihood.batch_size=1", "--config.likelihood.num_images=4"]
@@ -28,9 +29,13 @@ TRAINING = [
     "--config.data.workers=2",
     f"--config.training.steps={STEPS}",
     "--config.training.sample_every=10",
+    "--config.training.evaluate_every=10",
+    "--config.training.evaluate_images=6",
     "--config.training.keep_checkpoints=100",
 ]
 """Arguments of a training that writes all that a training can write, and reads points from a file in threads."""
+WITHOUT_FIDELITY = "import sys; sys.modules['torch_fidelity'] = None\n"
+"""Run first, it saves the seconds of an import: the Fréchet distance is our own."""
 LONG = os.environ.get("SCORE_SDE_FAULTS") == "long"
 MANY, SOME = (20, 5) if LONG else (1, 1)
 """Times that a fault is injected."""
@@ -101,6 +106,13 @@ def newest_step(folder):
 class Subject:
     """A mode that is started any number of times on the same run, and what it does undisturbed.
 
+    Args:
+        launcher: starts it.
+        scratch: a folder for it alone.
+        base: the run that it works on; None for a new one.
+        *arguments: of the command line.
+        first: code that every process runs first.
+
     Attributes:
         folder: of the run.
         before: contents of the run before.
@@ -110,8 +122,9 @@ class Subject:
         operations: on files of the run, that change something.
     """
 
-    def __init__(self, launcher, scratch, base, *arguments):
-        self.launcher, self.base, self.arguments = launcher, base, [*arguments, f"--workdir={scratch / 'run'}"]
+    def __init__(self, launcher, scratch, base, *arguments, first=""):
+        self.launcher, self.base, self.first = launcher, base, first
+        self.arguments = [*arguments, f"--workdir={scratch / 'run'}"]
         self.folder, self.log, self._tally, self._done = (scratch / name for name in ("run", "log", "tally", "done"))
         self.renew()
         self.before = contents(self.folder)
@@ -134,7 +147,7 @@ class Subject:
         if at_operation is not None:
             names = {"folder": str(self.folder), "tally": str(self._tally)}
             before += HOOK.format(number=at_operation, fault=fault, **names)
-        return self.launcher.start(log or self.log, *self.arguments, *more, before=before, **env)
+        return self.launcher.start(log or self.log, *self.arguments, *more, before=self.first + before, **env)
 
     def wait(self, pid):
         """Its exit status; that of a signal is negative."""
@@ -172,13 +185,17 @@ class Subject:
         """
         found = contents(self.folder)
         for name, content in found.items():
-            if any(part.startswith(".") for part in Path(name).parts) or name.startswith(but):
+            if any(part.startswith(".") for part in Path(name).parts) or name.startswith((but, "best/")):
                 continue
             if name.endswith(".jsonl"):
                 assert self.after[name].startswith(content[: content.rfind(b"\n") + 1])
             else:
                 assert content in (self.before.get(name), self.after.get(name)), name
         assert self.before.keys() <= found.keys()
+        for path in Checkpoints(self.folder / "best").list():  # the best so far: the checkpoint of that step
+            for name in verify(path):
+                content = found[f"best/{path.name}/{name}"]
+                assert name == STATE or content == self.after[f"checkpoints/{path.name}/{name}"]
 
     def check_it_goes_on(self, but="/"):
         """From where it was, to the contents of a run that was not disturbed, ``but`` for names that begin so."""

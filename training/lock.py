@@ -34,10 +34,11 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is in use already ({file.read() or 'by a process that has just begun'}): wait for it to "
                 "end, stop it, or use another --workdir"
             )
-        file.truncate(0)
-        file.write(f"by process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
+            with writing(path):
+                file.truncate(0)
+                # past the buffer, which a full disk would keep for another error at the end
+                os.write(file.fileno(), f"by process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             with suppress(OSError):

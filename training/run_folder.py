@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import whole_file
+from data import whole_file, writing
 from training.checkpoint import AVERAGES, SNAPSHOTS, BestCheckpoint, CheckpointError, Checkpoints, step_of
 
 FIXED = ("data", "sde", "model")
@@ -97,6 +97,25 @@ class RunFolder:
             raise NotADirectoryError(f"{self.path} is a file; give a folder as --workdir")
         with whole_file(self.config_path) as draft:
             draft.write_text(json.dumps(config, indent=2))
+
+    def check_folders(self) -> None:
+        """Fail now, and not hours later, where a folder that will be written to is none, or may not be.
+
+        Raises:
+            OSError: that is so.
+        """
+        stored = (self.checkpoints, self.snapshots, self.best)
+        for folder in (*(each.folder for each in stored), self.samples, self.likelihood, self.evaluation):
+            if not os.path.lexists(folder):  # it is made when it is needed
+                continue
+            if not folder.is_dir():
+                raise NotADirectoryError(
+                    f"{folder} is no folder, but results of the run are to be put there: move it away, and start again"
+                )
+            probe = folder / ".probe"
+            with writing(folder):
+                probe.mkdir(exist_ok=True)
+                probe.rmdir()
 
     def starting_point(self, path: Path | str | None = None) -> Path | None:
         """The checkpoint from which training goes on: the one asked for, or the newest; None for a new run.

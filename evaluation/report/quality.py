@@ -1,6 +1,7 @@
 """Quality of samples against network evaluations: each metric of each sampler, of files that can be compared."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,15 @@ MOST_CHARTS, MOST_ROWS = 8, 40
 
 
 class Judged(NamedTuple):
-    """A result of --mode=evaluate; ``group`` is what two results must share to be compared."""
+    """A result of --mode=evaluate; ``group`` is what two results must share to be compared, in words."""
 
     path: Path
     metrics: dict[str, tuple[float, float | None]]
-    group: tuple[str, str, int, int]
+    group: tuple[str, ...]
     sampler: str
     steps: int | None
     nfe: int
+    of: tuple[int, str, int, str]
     provenance: str
 
 
@@ -51,11 +53,35 @@ def _read(path: Path, value: dict[str, Any]) -> Judged:
     metrics = {name: (float(m["mean"]), finite_or_none(m.get("sd"))) for name, m in value["metrics"].items()}
     if not metrics or not all(math.isfinite(mean) for mean, _ in metrics.values()):
         raise ValueError(f"{path.name} holds no finite metrics")
-    group = (str(value["extractor"]), str(value["split"]), int(value["images"]), int(value["checkpoint_step"]))
+    extractor, split, images, step = (value[key] for key in ("extractor", "split", "images", "checkpoint_step"))
+    of = (int(images), str(split), int(step), str(extractor))
     nfe, steps = int(value["nfe"]), value.get("steps")
     if nfe < 1:
         raise ValueError(f"{path.name} tells of {nfe} network evaluations")
-    return Judged(path, metrics, group, str(value["sampler"]), steps, nfe, str(value.get("provenance", "")))
+    sampler, guidance = str(value["sampler"]), _sampling(value).get("guidance", 1)
+    sampler += "" if guidance == 1 else f", guidance {guidance:g}"
+    return Judged(path, metrics, _group(value), sampler, steps, nfe, of, str(value.get("provenance", "")))
+
+
+def _sampling(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return value.get("settings", {}).get("sampling", {})
+
+
+def _group(value: Mapping[str, Any]) -> tuple[str, ...]:
+    """The extractor, the images on both sides, the weights, and the code of the user's own."""
+    reference, labels = value.get("reference", {}), _sampling(value).get("labels")
+    seen = reference.get("pixels", reference.get("sha256", ""))
+    words = (
+        value["extractor"],
+        value.get("extractor_weights") and f"its weights {value['extractor_weights']}",
+        f"{value['images']} samples against {value['split']}",
+        seen and f"{reference.get('images', 'moments')} of it ({seen})",
+        labels and f"labels {labels}",
+        f"step {value['checkpoint_step']}",
+        value.get("weights") and f"weights {value['weights'][:8]}",
+        (own := value.get("versions", {}).get("imports")) and f"imports {own}",
+    )
+    return tuple(str(word) for word in words if word)
 
 
 def best(found: list[Judged]) -> tuple[str, float, str] | None:
@@ -82,7 +108,7 @@ def quality(source: Source) -> Markup | None:
         return None
     groups = list(dict.fromkeys(one.group for one in found))
     charts = [
-        _chart(metric, [one for one in found if one.group == group and metric in one.metrics], group, len(groups) > 1)
+        _chart(metric, [one for one in found if one.group == group and metric in one.metrics], _apart(group, groups))
         for group in groups
         for metric in sorted({name for one in found if one.group == group for name in one.metrics}, key=_place)
     ]
@@ -114,7 +140,12 @@ def _place(metric: str) -> tuple[int, str]:
     return ([*TITLES].index(metric) if metric in TITLES else len(TITLES), metric)
 
 
-def _chart(metric: str, results: list[Judged], group: tuple[str, str, int, int], named: bool) -> Markup:
+def _apart(group: tuple[str, ...], groups: list[tuple[str, ...]]) -> str:
+    """What of a group not all of them share."""
+    return "".join(f", {word}" for word in group if not all(word in other for other in groups))
+
+
+def _chart(metric: str, results: list[Judged], of: str) -> Markup:
     title, better = TITLES.get(metric, (metric, ""))
     lines = []
     for color, sampler in enumerate(sorted({one.sampler for one in results}), 1):
@@ -124,7 +155,6 @@ def _chart(metric: str, results: list[Judged], group: tuple[str, str, int, int],
     means = [value for line in lines for value in line.y]
     wide = min(means) > 0 and max(means) > 8 * min(means)
     about = f" ({better} is better)" if better else ""
-    of = f", {group[0]}, {group[2]} samples against {group[1]}, step {group[3]}" if named else ""
     return line_chart(f"{title}{about}{of}", lines, "network evaluations", log_x=True, log_y=wide)
 
 
@@ -133,5 +163,4 @@ def _row(one: Judged, names: list[str]) -> list[Any]:
     for name in names:
         mean, sd = one.metrics.get(name, (None, None))
         cells.append(number(None) if mean is None else figure(mean, sd))
-    extractor, split, images, step = one.group
-    return [one.sampler, number(one.steps), one.nfe, *cells, images, split, step, extractor]
+    return [one.sampler, number(one.steps), one.nfe, *cells, *one.of]

@@ -315,7 +315,8 @@ def test_training_keeps_the_best_checkpoint(cli, tiny, tmp_path, same_weights):
     same_weights(looked, plain)
     assert not (plain / "best").exists()
     cli(*tiny, *TRAINING, f"--workdir={resumed}", "--config.training.steps=8").good()
-    cli(*tiny, *TRAINING, f"--workdir={resumed}").good()
+    others = ["--config.sampling.num_images=5", "--config.sampling.trajectory=0"]  # which change nothing here
+    assert "measured otherwise" not in cli(*tiny, *TRAINING, f"--workdir={resumed}", *others).good()
     same_weights(looked, resumed)
     again = {step: value for step, value in records(resumed).items() if value is not None}
     assert list(again) == [3, 6, 8, 9, 12]  # the first part looked at its last step too
@@ -329,10 +330,17 @@ def test_a_metric_that_is_not_measured(cli, tiny, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_file_in_the_place_of_the_best_checkpoint_is_found_before_the_first_step(cli, tiny, tmp_path):
+    (tmp_path / "best").touch()
+    assert "best is no folder" in cli(*tiny, *TRAINING, f"--workdir={tmp_path}").fault()
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_best_checkpoint_that_is_damaged_is_no_best(cli, tiny, trained):
     """Training goes on, and what it finds takes the place of that."""
     (trained / "best" / "step_00000009").mkdir(parents=True)
     (trained / "best" / "step_00000009" / "state.json").write_text('{"evaluation": [1]}')
     out = cli(*tiny, *TRAINING, "--config.training.steps=13", f"--workdir={trained}").good()
     assert out.count("(the best so far)") == 1
+    assert "best holds what was measured otherwise, or is damaged; the first evaluation takes its place" in out
     assert [path.name for path in (trained / "best").iterdir()] == ["step_00000013"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from modes import sample
 from samplers import SAMPLERS
 from sde_lib import SDES
 
@@ -39,6 +40,36 @@ def test_a_run_with_them_is_the_run_of_what_they_stand_for(cli, tiny, twins, sam
     monkeypatch.chdir(tmp_path)  # the run knows where they are
     assert "by twin, 7 network" in cli("--mode=sample", f"--workdir={tmp_path / 'own'}").good()
     assert SDES["twin"] is SDES["vp"]
+    (tmp_path / "cwd" / "twins.py").write_text(TWINS + "# another\n")
+    out = cli("--mode=train", f"--workdir={tmp_path / 'own'}", "--config.training.steps=13").good()
+    assert "changed since this run began: what the files of imports hold: " in out
+
+
+def test_samples_of_a_file_that_was_edited_are_not_mixed_with_those_before(
+    cli, trained, twins, elsewhere, monkeypatch, samples_of
+):
+    """The second of two batches fails; with the file as it was one goes on, and with another one begins anew."""
+    own = ["--mode=sample", f"--workdir={trained}", f"--config.imports={twins}", "--sampler=twin"]
+    generate = sample.generate
+
+    def failing(*arguments, first, **options):
+        if first:
+            raise RuntimeError("the power is gone")
+        return generate(*arguments, first=first, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "generate", failing)
+        assert "the power is gone" in cli(*own).fault()
+    (elsewhere / twins).write_text(TWINS.replace("samplers.heun import Heun", "samplers.ddim import DDIM as Heun"))
+    out = cli(*own).good()
+    assert "done by an earlier run" not in out
+    cli("--mode=sample", f"--workdir={trained}", "--sampler=ddim").good()
+    assert (samples_of(trained, "*_twin_*") == samples_of(trained, "*_ddim_*")).all()
+    (elsewhere / twins).write_text(TWINS)
+    assert "sampling: 4 of 6 samples were done by an earlier run" in cli(*own).good()
+    assert len(list((trained / "samples").glob("*_twin_*.npz"))) == 2  # neither took the other's place
+    told = [json.loads(path.read_text())["imports"] for path in (trained / "samples").glob("*_twin_*.json")]
+    assert len(set(told)) == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
@@ -122,6 +123,14 @@ def test_export_and_import_are_inverse(cli, digits, tmp_path):
         cli("--mode=sample", f"--workdir={run}", *draw).good()
     first, second = (sorted((run / "samples").glob("*.png"))[0].read_bytes() for run in (digits, tmp_path / "again"))
     assert first == second
+    # The features of a reference are those of data, which weights alone do not have.
+    np.savez(tmp_path / "reference.npz", features=np.zeros((3, 192), np.float32), about="{}")
+    flags = [
+        f"--config.evaluation.reference={tmp_path / 'reference.npz'}",
+        "--config.evaluation.extractor=inception",
+    ]
+    fault = cli("--mode=evaluate", f"--workdir={tmp_path / 'again'}", *flags).fault()
+    assert "reference.npz, which holds features of data that must be here too, and the run has none: give" in fault
 
 
 def test_an_import_is_scored_as_what_was_exported(cli, digits, tmp_path):

@@ -135,6 +135,19 @@ def test_quality_is_drawn_only_among_what_can_be_compared(tmp_path):
     assert "Left out as damaged: odd.json." in made.text["quality"]
 
 
+def test_what_was_drawn_or_compared_otherwise_is_in_no_line_with_the_rest(tmp_path):
+    put_quality(tmp_path, "deis", 11, 9.0, 0.5)
+    put_quality(tmp_path, "deis", 12, 8.0, 0.5, settings={"sampling": {"guidance": 2.0}})
+    put_quality(tmp_path, "deis", 13, 7.0, 0.5, settings={"sampling": {"labels": "3"}})
+    put_quality(tmp_path, "deis", 14, 6.0, 0.5, reference={"pixels": "abcdef", "images": 30})
+    made = page(tmp_path)
+    charts = [a["aria-label"] for name, a in made.elements["quality"] if name == "svg"]
+    assert len(charts) == 3
+    assert any("deis: from 9 to 9. deis, guidance 2: from 8 to 8." in told for told in charts)
+    assert any("labels 3. deis: from 7 to 7." in told for told in charts)
+    assert any("30 of it (abcdef). deis: from 6 to 6." in told for told in charts)
+
+
 def test_every_metric_has_a_title_that_says_which_way_is_better():
     metrics = {*NAMES_OF_METRICS[True], *NAMES_OF_METRICS[False], "precision", "recall"}
     assert set(TITLES) == metrics

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from command_line import DIGITS, run_cli
-from injection import AVERAGES, SCORES, TRAINING, Subject
+from injection import AVERAGES, SCORES, TRAINING, WITHOUT_FIDELITY, Subject
 
 ON_DIGITS = {
     "sample": ["--config.sampling.num_images=4", "--config.sampling.steps=12", "--config.sampling.trajectory=3"],
@@ -55,7 +55,7 @@ def subject(launcher, tmp_path_factory, _trained, _trained_digits, exported, ave
         if mode == "train":
             np.save(scratch / "points.npy", np.random.default_rng(0).normal(size=(110, 2)).astype(np.float32))
             root = f"--config.data.root={scratch / 'points.npy'}"
-            return Subject(launcher, scratch, None, "--mode=train", *TRAINING, root)
+            return Subject(launcher, scratch, None, "--mode=train", *TRAINING, root, first=WITHOUT_FIDELITY)
         if mode == "import":
             return Subject(launcher, scratch, None, "--mode=import", f"--source={exported[1]}")
         if mode == "evaluate":

@@ -7,7 +7,7 @@ from injection import moments, newest_step
 
 pytestmark = pytest.mark.faults
 STOP = "if left[0] == 0: os.kill(os.getpid(), signal.SIGTERM)"
-LAST = 'if event == "os.mkdir" and ".writing_step_00000030" in path: os.kill(os.getpid(), signal.SIGTERM)'
+LAST = 'if event == "os.mkdir" and "/checkpoints/.writing_step_00000030" in path: os.kill(os.getpid(), signal.SIGTERM)'
 
 
 def check_what_is_saved(run, status, steps_of):

@@ -35,6 +35,20 @@ def test_nothing_is_written_until_something_is_stored(tmp_path, config):
     assert not folder.path.exists()
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "ema_snapshots", "best", "samples", "likelihood", "evaluation"])
+def test_what_stands_in_the_way_of_a_folder_is_found_at_once(tmp_path, name):
+    folder = RunFolder(tmp_path)
+    folder.check_folders()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).mkdir()
+    folder.check_folders()
+    assert not list((tmp_path / name).iterdir())
+    (tmp_path / name).rmdir()
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(NotADirectoryError, match=f"{name} is no folder, but results of the run are to be put there"):
+        folder.check_folders()
+
+
 def test_the_configuration_comes_back(folder, config):
     stored = folder.stored_config()
     assert stored == json.loads(json.dumps(config))  # JSON has lists for tuples
