@@ -39,7 +39,7 @@ WITHOUT_FIDELITY = "import sys; sys.modules['torch_fidelity'] = None\n"
 LONG = os.environ.get("SCORE_SDE_FAULTS") == "long"
 MANY, SOME = (20, 5) if LONG else (1, 1)
 """Times that a fault is injected."""
-LASTING = ("train", "sample", "likelihood")
+LASTING = ("train", "sample", "likelihood", "evaluate")
 """Modes that run for hours or days, into which it is injected ``MANY`` times."""
 DISTURBED = tuple(run_lib.MODES) if LONG else LASTING
 """Modes that get more than a SIGKILL, which all get always."""
