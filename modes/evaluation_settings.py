@@ -137,8 +137,10 @@ def build_reference(run: Run, extractor: Extractor) -> Reference:
     if settings.reference:
         return read_reference(file, about)
     path = place(run) / reference_name(about)
+    parts = Parts(path.with_name(f".{path.stem}"))
     if not path.exists():
-        parts = Parts(path.with_name(f".{path.stem}"))
         with locked(parts.folder):
             make_reference(dataset, extractor, about, path, parts)
+    elif parts.folder.exists():  # the one before was ended, or could not write, between the two
+        parts.remove()
     return read_reference(path, about)

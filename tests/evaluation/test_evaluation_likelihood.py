@@ -140,7 +140,7 @@ def test_what_is_not_known_is_none():
     unweighted = score(table([[-1.0, -2.0]]), TensorDataset("one", torch.randn(1, 2)), repeats=2)
     assert unweighted.importance_weighted is None
     assert " ± " not in str(unweighted)
-    assert "on 1 image (" in str(unweighted)
+    assert "on 1 sample (" in str(unweighted)
 
 
 def test_importance_weights_far_apart_do_not_overflow():
