@@ -86,7 +86,8 @@ def irregular(sde, t=0.7, s=0.3):
 
 def is_deterministic(name):
     sde, x, generators = VPSDE(), start(VPSDE(), 1.0), map(oracles.generator, (0, 1))
-    sampler = get_sampler(name, steps=3)
+    loose = {"rtol": 0.5, "atol": 0.5} if name == "adaptive_sde" else {}
+    sampler = get_sampler(name, steps=3, **loose)
     return torch.equal(*(sampler.sample(sde, score_fn(sde), x.shape, x_init=x, generator=g).x for g in generators))
 
 
