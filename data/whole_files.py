@@ -1,11 +1,13 @@
 """Files that are whole or absent, whatever becomes of the process that writes them, and whoever else does."""
 
+import errno
+import itertools
 import os
 import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -37,11 +39,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield draft
             for part in (*draft.rglob("*"), draft):
                 sync(part)
-            if draft.is_dir() and path.is_dir():  # a folder replaces none but an empty one
-                path.rename(scratch / f"before_{path.name}")
-            draft.replace(path)
+            if draft.is_dir():
+                _replace_folder(draft, path)
+            else:
+                draft.replace(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace_folder(draft: Path, path: Path) -> None:
+    """A folder replaces none but an empty one: what is there goes aside, as often as other processes put one there."""
+    for number in itertools.count():
+        if path.is_dir():
+            with suppress(FileNotFoundError):  # another one has just put it aside
+                path.rename(draft.with_name(f"before{number}"))
+        try:
+            draft.replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
 
 
 @contextmanager

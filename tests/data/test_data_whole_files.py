@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from command_line import alive, needs_proc
@@ -78,6 +79,25 @@ def test_a_folder_takes_the_place_of_the_one_before(tmp_path):
                 (draft / name).write_text(text)
         assert {path.name: path.read_text() for path in (tmp_path / "export").iterdir()} == content
         assert names(tmp_path) == ["export"]
+
+
+def test_a_folder_that_another_one_puts_there_in_between_is_replaced_too(tmp_path, monkeypatch):
+    """Between the look for a folder that is in the way, and the renaming."""
+    target, replace, others = tmp_path / "export", Path.replace, ["first", "second"]
+
+    def meet(draft, path):
+        if others:
+            path.mkdir()
+            (path / others.pop()).write_text("another")
+        return replace(draft, path)
+
+    monkeypatch.setattr(Path, "replace", meet)
+    with whole_file(target) as draft:
+        draft.mkdir()
+        (draft / "mine").write_text("mine")
+    assert not others
+    assert names(target) == ["mine"]
+    assert names(tmp_path) == ["export"]
 
 
 @needs_proc
