@@ -1,6 +1,5 @@
 """Restore, vary or relabel an image with a trained model; the section ``editing`` tells how."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch.nn import functional
 from data import Quantizer, make_generator, whole_file
 from evaluation import Trajectory, computing_in, generate, image_grid, relabel, save_picture, variations
 from models import ScoreModel
+from modes.digest import digest
 from modes.edit_given import Given, own_label, read_given, wanted_labels
 from modes.edit_settings import build_operator, check_editing, restoring
 from modes.labels import guided
@@ -157,8 +157,7 @@ def _save(work: Work, edited: Edited, checkpoint: str) -> None:
     sections = {name: run.config[name].to_dict() for name in ("editing", "sampling", "interpolation")}
     provenance = {"checkpoint": checkpoint, "image": run.image, "mask": run.mask, **sections}
     provenance |= {"imports": run.own} if run.own else {}
-    digest = hashlib.blake2b(json.dumps(provenance, sort_keys=True).encode(), digest_size=3).hexdigest()
-    path = run.folder.samples / f"edit_{run.config.editing.task}_{work.given.name}_{digest}"
+    path = run.folder.samples / f"edit_{run.config.editing.task}_{work.given.name}_{digest(provenance)}"
     pictures = torch.cat([edited.source, edited.x])
     target = save_picture(image_grid(pictures, quantizer, columns=len(pictures)), path.with_suffix(".png"))
     levels = {name: quantizer.to_uint8(part).numpy() for name, part in edited._asdict().items() if name != "told"}

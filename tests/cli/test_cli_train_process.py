@@ -102,15 +102,18 @@ def alone(cli, tiny_digits, tmp_path_factory):
     return folder
 
 
-def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(train_together, alone, tmp_path, bytes_of):
-    """Of four; tests below do it with two, by "ddp" and by "fsdp"."""
-    logs = train_together(4, tmp_path / "shared", "--config.training.steps=6")
+@pytest.mark.parametrize(("count", "parallel"), [(2, "ddp"), (4, "ddp"), (2, "fsdp")])
+def test_the_loss_curve_the_images_and_the_likelihood_are_those_of_one(
+    train_together, alone, tmp_path, bytes_of, count, parallel
+):
+    flags = ["--config.training.steps=6", f"--config.training.parallel={parallel}"]
+    logs = train_together(count, tmp_path / "shared", *flags)
     assert bytes_of(tmp_path / "shared" / "samples").keys() == bytes_of(alone / "samples").keys()
     same_run(tmp_path / "shared", alone)
-    assert "6 steps of 8, shared by 4 processes" in logs[0]
+    assert f"6 steps of 8, shared by {count} processes" in logs[0]
     assert all(log == "" for log in logs[1:])
     for mode in ("likelihood", "sample"):
-        assert f" torchrun --nproc-per-node=4 run_lib.py --mode={mode} " in logs[0]
+        assert f" torchrun --nproc-per-node={count} run_lib.py --mode={mode} " in logs[0]
 
 
 def test_the_averages_and_their_snapshots_are_those_of_one(train_together, cli, tiny_digits, tmp_path):

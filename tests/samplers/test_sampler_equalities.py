@@ -261,7 +261,7 @@ IN_TIME = {
     "reverse_diffusion": {},  # (2 - alpha_t / alpha_s) x
     "euler_maruyama": {},  # steps and coefficients in t
     "ode": {"method": "rk4"},  # steps in t, of a flow with its linear part
-    "adaptive_sde": {"rtol": 0.5, "atol": 0.5},  # steps in t
+    "adaptive_sde": {},  # steps in t
     "pc": {"predictor": "ancestral"},  # the step size of the corrections carries (alpha_t / alpha_s)^2
 }
 
