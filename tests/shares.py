@@ -56,8 +56,8 @@ def new_state(name, count=1):
     model = fresh_model(name)
     ema = EMA(model, 0.9)
     if count > 1:
-        shard(model, count)
-        shard(ema.model, count)
+        shard(model, count, torch.device("cpu"))
+        shard(ema.model, count, torch.device("cpu"))
     # a larger eps: Adam would make steps of what is rounding alone, as in the gradient of attention's key biases, 0
     return TrainState(model, torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-3, fused=True), ema)
 
@@ -104,7 +104,7 @@ def work(folder):
 
 def gradients(name, rank, count):
     """The whole gradient of this process's rows, averaged by the backward pass."""
-    model = shard(fresh_model(name), count)
+    model = shard(fresh_model(name), count, torch.device("cpu"))
     x, t = batch(name)
     loss(model, x[rank::count], t[rank::count]).backward()
     return {key: whole(parameter.grad) for key, parameter in model.named_parameters()}
@@ -112,4 +112,4 @@ def gradients(name, rank, count):
 
 @torch.no_grad()
 def outputs_in_bfloat16(count):
-    return shard(fresh_model("unet", "bfloat16"), count).eps(*batch("unet"))
+    return shard(fresh_model("unet", "bfloat16"), count, torch.device("cpu")).eps(*batch("unet"))

@@ -152,12 +152,14 @@ def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALO
         ValueError: training.averages is no list of averages, or has none for the snapshots that are asked for.
     """
     settings = config.training
+    device = next(model.parameters()).device
+    shares = settings.parallel == "fsdp" and together.count > 1
+    if shares:
+        model.cpu()  # the averages are made there too: a device has no room for all of them whole
     ema = EMA(model, settings.ema_decay)
     others = {name: make(model) for name, make in average_makers(config).items()}
-    if settings.parallel == "fsdp" and together.count > 1:
-        shard(model, together.count)
-        for average in (ema, *others.values()):
-            shard(average.model, together.count)
+    for part in (model, ema.model, *(other.model for other in others.values())) if shares else ():
+        shard(part, together.count, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,

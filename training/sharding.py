@@ -21,20 +21,21 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 """File name -> name -> tensor."""
 
 
-def shard(model: ScoreModel, count: int) -> ScoreModel:
-    """Leave this process its share of every weight; all processes must call it, with the same weights.
+def shard(model: ScoreModel, count: int, device: torch.device) -> ScoreModel:
+    """Leave this process its share of every weight, on a device; all processes must call it, with the same weights.
 
-    The network computes in the model's precision; gradients are summed in float32.
+    The weights may come from elsewhere: they go to the device block by block, each cut before the next comes. The
+    network computes in the model's precision; gradients are summed in float32.
 
     Args:
         model: changed in place. An optimizer over its weights must be made afterwards, a copy of it before.
         count: number of processes.
+        device: where the shares are kept; of GPUs the current one.
     """
     # here and not above: these take a second to import
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    device = next(model.parameters()).device
     options: dict[str, Any] = {
         "mesh": init_device_mesh(device.type, (count,)),
         "mp_policy": MixedPrecisionPolicy(

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+if platform.machine() == "x86_64":
+    FLAGS.append("-mprefer-vector-width=512")  # where there are such registers; compilers are shy of them
 SWITCH = "SCORE_SDE_FUSED"
 """Environment variable; "0" leaves our kernels aside."""
 

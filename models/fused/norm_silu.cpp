@@ -1,4 +1,5 @@
 // y = drop(silu(gain * normalised(x + added) + offset)) and its gradient, on images stored (N, H W, C): channels last.
+// The dropout, or both SiLU and dropout, may be left out.
 //
 // normalised: over each group of channels of a sample, in float32. gain, offset, added: (N, C), float32. The rows (pixels)
 // of a sample are cut into blocks whose sums are combined in one order, so results do not depend on the number of threads.
@@ -7,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -31,17 +33,21 @@ inline void store(float& to, float value) { to = value; }
 inline void store(bfloat16& to, float value) {  // to the nearest, ties to even; NaN stays NaN
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  to.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  to.bits = uint16_t(value == value ? rounded : 0x7fc0u);
 }
 
-// exp as 2^n exp(r) with |r| <= ln 2 / 2 and a polynomial of degree 6: relative error 2e-7, and loops over it vectorise.
-inline float exponential(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 87.0f ? 87.0f : x;
+// exp(-|v|) as 2^n exp(r) with |r| <= ln 2 / 2 and a polynomial of degree 6: relative error 2e-7. |v| ends at 87, by
+// integers: comparisons of floats would become branches that keep compilers from good loops.
+inline float decay(float v) {
+  int32_t bits;
+  std::memcpy(&bits, &v, 4);
+  bits = std::min(bits & 0x7fffffff, 0x42ae0000);
+  float x;
+  std::memcpy(&x, &bits, 4);
   const float shift = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer
-  float n = (x * 1.44269504f + shift) - shift;
-  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  const float n = (x * -1.44269504f + shift) - shift;
+  const float r = n * 2.12194440e-4f - n * 0.693359375f - x;
   float p = 1.0f / 720;
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
@@ -49,13 +55,33 @@ inline float exponential(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  int32_t bits = (int32_t(n) + 127) << 23;
+  bits = (int32_t(n) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, 4);
   return p * power;
 }
 
-inline float sigmoid(float v) { return 1.0f / (1.0f + exponential(-v)); }
+inline float sigmoid(float v) {
+  const float e = decay(v);
+  return (v < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+template <bool kSilu>
+float activation(float v) {
+  return kSilu ? v * sigmoid(v) : v;
+}
+
+template <bool kSilu>
+float derivative(float v) {
+  if (!kSilu) return 1.0f;
+  const float s = sigmoid(v);
+  return s * (1.0f + v * (1.0f - s));
+}
+
+template <bool kDrops>
+float keep(float value, const uint8_t* bytes, int64_t c, int32_t limit) {
+  return !kDrops || int32_t(bytes[c]) >= limit ? value : 0.0f;
+}
 
 struct Shape {
   int64_t samples, pixels, channels, groups;
@@ -114,18 +140,25 @@ void statistics(const T* x, const float* added, Shape s, float eps, float* mean,
     }
 }
 
-template <typename T>
+// Of one pixel: y = keep(activation(slope x + start)) kept.
+template <bool kSilu, bool kDrops, typename T>
+void row_result(const T* __restrict x, const float* __restrict slope, const float* __restrict start,
+                const uint8_t* __restrict bytes, int32_t limit, float kept, int64_t channels, T* __restrict y) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const float result = activation<kSilu>(slope[c] * load(x[c]) + start[c]);
+    store(y[c], keep<kDrops>(kDrops ? kept * result : result, bytes, c, limit));
+  }
+}
+
+template <bool kSilu, bool kDrops, typename T>
 void forward(const T* x, const float* added, const float* gain, const float* offset, const uint8_t* bytes, int drop,
              Shape s, float eps, T* y, float* mean, float* rstd, int threads) {
   const int64_t C = s.channels, K = s.blocks();
   statistics(x, added, s, eps, mean, rstd, threads);
   const float kept = 256.0f / float(256 - drop);
-  const int32_t limit = drop;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> slopes(C), starts(C);
-    float* __restrict slope = slopes.data();
-    float* __restrict start = starts.data();
+    std::vector<float> slope(C), start(C);
 #pragma omp for schedule(static)
     for (int64_t job = 0; job < s.samples * K; ++job) {
       const int64_t n = job / K, first = (job % K) * kRows, last = std::min(first + kRows, s.pixels);
@@ -136,86 +169,74 @@ void forward(const T* x, const float* added, const float* gain, const float* off
       }
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
-        const T* __restrict in = x + at;
-        T* __restrict out = y + at;
-        if (bytes) {
-          const uint8_t* __restrict byte = bytes + at;
-          for (int64_t c = 0; c < C; ++c) {
-            const float v = load(in[c]) * slope[c] + start[c];
-            store(out[c], v * sigmoid(v) * (int32_t(byte[c]) >= limit ? kept : 0.0f));
-          }
-        } else {
-          for (int64_t c = 0; c < C; ++c) {
-            const float v = load(in[c]) * slope[c] + start[c];
-            store(out[c], v * sigmoid(v));
-          }
-        }
+        row_result<kSilu, kDrops>(x + at, slope.data(), start.data(), bytes + at, drop, kept, C, y + at);
       }
     }
   }
 }
 
-// Of one pixel: xh the normalised x, and dv = dy drop'(.) silu'(v) with v = gain xh + offset.
-template <typename T>
-inline void gradient_of_row(const T* __restrict x, const T* __restrict dy, const uint8_t* __restrict bytes,
-                            const float* __restrict scale, const float* __restrict shift, const float* __restrict gain,
-                            const float* __restrict offset, int64_t channels, int32_t limit, float kept,
-                            float* __restrict xh, float* __restrict dv) {
-  if (bytes) {
-    for (int64_t c = 0; c < channels; ++c) dv[c] = int32_t(bytes[c]) >= limit ? kept : 0.0f;
-  } else {
-    for (int64_t c = 0; c < channels; ++c) dv[c] = 1.0f;
-  }
+// Of one pixel: dv = keep(dy) activation'(slope x + start), added to sum1, and times the normalised x = scale x + shift,
+// added to sum2.
+template <bool kSilu, bool kDrops, typename T>
+void add_sums(const T* __restrict x, const T* __restrict dy, const float* __restrict slope, const float* __restrict start,
+              const float* __restrict scale, const float* __restrict shift, const uint8_t* __restrict bytes,
+              int32_t limit, int64_t channels, float* __restrict sum1, float* __restrict sum2) {
   for (int64_t c = 0; c < channels; ++c) {
-    xh[c] = load(x[c]) * scale[c] + shift[c];
-    const float v = gain[c] * xh[c] + offset[c], sig = sigmoid(v);
-    dv[c] *= load(dy[c]) * sig * (1.0f + v * (1.0f - sig));
+    const float in = load(x[c]), out = keep<kDrops>(load(dy[c]), bytes, c, limit);
+    const float dv = out * derivative<kSilu>(slope[c] * in + start[c]);
+    sum1[c] += dv;
+    sum2[c] += dv * (scale[c] * in + shift[c]);
   }
 }
 
-template <typename T>
+// Of one pixel: dx = steep dv - (a x + b), which is added to sum too.
+template <bool kSilu, bool kDrops, typename T>
+void row_gradient(const T* __restrict x, const T* __restrict dy, const float* __restrict slope,
+                  const float* __restrict start, const float* __restrict steep, const float* __restrict a,
+                  const float* __restrict b, const uint8_t* __restrict bytes, int32_t limit, int64_t channels,
+                  float* __restrict sum, T* __restrict dx) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const float in = load(x[c]), out = keep<kDrops>(load(dy[c]), bytes, c, limit);
+    const float dv = out * derivative<kSilu>(slope[c] * in + start[c]);
+    const float d = steep[c] * dv - (a[c] * in + b[c]);
+    sum[c] += d;
+    store(dx[c], d);
+  }
+}
+
+template <bool kSilu, bool kDrops, typename T>
 void backward(const T* x, const float* added, const float* gain, const float* offset, const uint8_t* bytes, int drop,
               Shape s, const float* mean, const float* rstd, const T* dy, T* dx, float* dadded, float* dgain,
               float* doffset, int threads) {
   const int64_t C = s.channels, K = s.blocks();
-  const float kept = 256.0f / float(256 - drop);
-  const int32_t limit = drop;
+  const float kept = kDrops ? 256.0f / float(256 - drop) : 1.0f;
   Sums plain(s.samples * K * C), along(s.samples * K * C);  // of dv, and of dv times the normalised x
   std::vector<float> share1(s.samples * s.groups), share2(s.samples * s.groups);
 
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<float> scales(C), shifts(C), gradient(C), xhat(C);
-    float* __restrict scale = scales.data();  // normalised x = scale x + shift
-    float* __restrict shift = shifts.data();
-    float* __restrict dv = gradient.data();
-    float* __restrict xh = xhat.data();
+    std::vector<float> room(7 * C);
+    float *slope = room.data(), *start = slope + C, *scale = start + C, *shift = scale + C;
+    float *steep = shift + C, *a = steep + C, *b = a + C;
 
-    auto channels_of = [&](int64_t n) {
+    auto channels_of = [&](int64_t n) {  // normalised x = scale x + shift, v = slope x + start
       for (int64_t c = 0; c < C; ++c) {
-        const int64_t g = n * s.groups + c / s.wide();
+        const int64_t g = n * s.groups + c / s.wide(), at = n * C + c;
         scale[c] = rstd[g];
-        shift[c] = ((added ? added[n * C + c] : 0.0f) - mean[g]) * rstd[g];
+        shift[c] = ((added ? added[at] : 0.0f) - mean[g]) * rstd[g];
+        slope[c] = gain[at] * scale[c];
+        start[c] = gain[at] * shift[c] + offset[at];
       }
-    };
-    auto row_gradient = [&](int64_t n, int64_t row) {
-      const int64_t at = (n * s.pixels + row) * C;
-      gradient_of_row(x + at, dy + at, bytes ? bytes + at : nullptr, scale, shift, gain + n * C, offset + n * C, C, limit,
-                      kept, xh, dv);
     };
 
 #pragma omp for schedule(static)
     for (int64_t job = 0; job < s.samples * K; ++job) {
       const int64_t n = job / K, first = (job % K) * kRows, last = std::min(first + kRows, s.pixels);
-      float* __restrict sum1 = plain.data() + job * C;
-      float* __restrict sum2 = along.data() + job * C;
       channels_of(n);
       for (int64_t row = first; row < last; ++row) {
-        row_gradient(n, row);
-        for (int64_t c = 0; c < C; ++c) {
-          sum1[c] += dv[c];
-          sum2[c] += dv[c] * xh[c];
-        }
+        const int64_t at = (n * s.pixels + row) * C;
+        add_sums<kSilu, kDrops>(x + at, dy + at, slope, start, scale, shift, bytes + at, drop, C, plain.data() + job * C,
+                                along.data() + job * C);
       }
     }
 
@@ -223,12 +244,12 @@ void backward(const T* x, const float* added, const float* gain, const float* of
     for (int64_t n = 0; n < s.samples; ++n) {
       for (int64_t c = 0; c < C; ++c) {
         float sum1 = 0, sum2 = 0;
-        for (int64_t b = 0; b < K; ++b) {
-          sum1 += plain[(n * K + b) * C + c];
-          sum2 += along[(n * K + b) * C + c];
+        for (int64_t k = 0; k < K; ++k) {
+          sum1 += plain[(n * K + k) * C + c];
+          sum2 += along[(n * K + k) * C + c];
         }
-        doffset[n * C + c] = sum1;
-        dgain[n * C + c] = sum2;
+        doffset[n * C + c] = kept * sum1;
+        dgain[n * C + c] = kept * sum2;
       }
       for (int64_t g = 0; g < s.groups; ++g) {
         float sum1 = 0, sum2 = 0;
@@ -242,38 +263,41 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       }
     }
 
-    std::vector<float> firsts(C), seconds(C);
-    float* __restrict one = firsts.data();
-    float* __restrict two = seconds.data();
 #pragma omp for schedule(static)
     for (int64_t job = 0; job < s.samples * K; ++job) {
       const int64_t n = job / K, first = (job % K) * kRows, last = std::min(first + kRows, s.pixels);
-      float* __restrict sum = plain.data() + job * C;
+      float* sum = plain.data() + job * C;
       channels_of(n);
-      for (int64_t c = 0; c < C; ++c) {
-        one[c] = share1[n * s.groups + c / s.wide()];
-        two[c] = share2[n * s.groups + c / s.wide()];
+      for (int64_t c = 0; c < C; ++c) {  // dx = scale (gain kept dv - share1 - normalised x share2)
+        const int64_t g = n * s.groups + c / s.wide();
+        steep[c] = slope[c] * kept;
+        a[c] = scale[c] * scale[c] * share2[g];
+        b[c] = scale[c] * (share1[g] + shift[c] * share2[g]);
         sum[c] = 0;
       }
       for (int64_t row = first; row < last; ++row) {
-        row_gradient(n, row);
-        T* __restrict out = dx + (n * s.pixels + row) * C;
-        const float* __restrict a = gain + n * C;
-        for (int64_t c = 0; c < C; ++c) {
-          const float d = scale[c] * (a[c] * dv[c] - one[c] - xh[c] * two[c]);
-          sum[c] += d;
-          store(out[c], d);
-        }
+        const int64_t at = (n * s.pixels + row) * C;
+        row_gradient<kSilu, kDrops>(x + at, dy + at, slope, start, steep, a, b, bytes + at, drop, C, sum, dx + at);
       }
     }
 
     if (dadded) {
 #pragma omp for schedule(static)
       for (int64_t n = 0; n < s.samples; ++n)
-        for (int64_t b = 0; b < K; ++b)
-          for (int64_t c = 0; c < C; ++c) dadded[n * C + c] += plain[(n * K + b) * C + c];
+        for (int64_t k = 0; k < K; ++k)
+          for (int64_t c = 0; c < C; ++c) dadded[n * C + c] += plain[(n * K + k) * C + c];
     }
   }
+}
+
+// Calls way(silu, drops) with both as constants; there is no dropout without the SiLU.
+template <typename Way>
+void choose(bool silu, bool drops, Way way) {
+  const std::true_type yes;
+  const std::false_type no;
+  if (!silu) return way(no, no);
+  if (drops) return way(yes, yes);
+  way(yes, no);
 }
 
 }  // namespace
@@ -281,15 +305,22 @@ void backward(const T* x, const float* added, const float* gain, const float* of
 #define NORM_SILU(T, NAME)                                                                                            \
   extern "C" void norm_silu_forward_##NAME(const T* x, const float* added, const float* gain, const float* offset,    \
                                            const uint8_t* bytes, int drop, int64_t n, int64_t hw, int64_t c,          \
-                                           int64_t groups, float eps, T* y, float* mean, float* rstd, int threads) {  \
-    forward(x, added, gain, offset, bytes, drop, Shape{n, hw, c, groups}, eps, y, mean, rstd, threads);               \
+                                           int64_t groups, int silu, float eps, T* y, float* mean, float* rstd,       \
+                                           int threads) {                                                             \
+    choose(silu, bytes, [&](auto with_silu, auto with_drops) {                                                        \
+      forward<with_silu.value, with_drops.value>(x, added, gain, offset, bytes, drop, Shape{n, hw, c, groups}, eps,   \
+                                                 y, mean, rstd, threads);                                             \
+    });                                                                                                               \
   }                                                                                                                   \
   extern "C" void norm_silu_backward_##NAME(const T* x, const float* added, const float* gain, const float* offset,   \
                                             const uint8_t* bytes, int drop, int64_t n, int64_t hw, int64_t c,         \
-                                            int64_t groups, const float* mean, const float* rstd, const T* dy, T* dx, \
-                                            float* dadded, float* dgain, float* doffset, int threads) {               \
-    backward(x, added, gain, offset, bytes, drop, Shape{n, hw, c, groups}, mean, rstd, dy, dx, dadded, dgain,         \
-             doffset, threads);                                                                                       \
+                                            int64_t groups, int silu, const float* mean, const float* rstd,           \
+                                            const T* dy, T* dx, float* dadded, float* dgain, float* doffset,          \
+                                            int threads) {                                                            \
+    choose(silu, bytes, [&](auto with_silu, auto with_drops) {                                                        \
+      backward<with_silu.value, with_drops.value>(x, added, gain, offset, bytes, drop, Shape{n, hw, c, groups},       \
+                                                  mean, rstd, dy, dx, dadded, dgain, doffset, threads);               \
+    });                                                                                                               \
   }
 
 NORM_SILU(float, float32)

@@ -61,8 +61,8 @@ def norm_silu(
 
 
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """norm(x) alone: on a GPU by the kernel, since PyTorch's own would copy images to another layout and back."""
-    kernel = kernel_for(x, ON_GPU) if x.is_cuda else None
+    """norm(x) alone; on a GPU PyTorch's own would copy images to another layout and back."""
+    kernel = kernel_for(x, ON_GPU)
     if kernel is None:
         return norm(x)
     gain, offset = (value.float().expand(x.shape[:2]) for value in (norm.weight, norm.bias))

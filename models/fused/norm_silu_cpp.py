@@ -32,7 +32,7 @@ def forward(
     mean, rstd = (torch.empty(len(x) * groups, device=x.device) for _ in range(2))
     y = torch.empty_like(x)
     inputs = (added, gain.contiguous(), offset.contiguous(), noise)
-    _run("forward", x, inputs, drop, groups, (eps, y, mean, rstd))
+    _run("forward", x, inputs, drop, groups, silu, (eps, y, mean, rstd))
     return y, mean, rstd
 
 
@@ -54,7 +54,7 @@ def backward(
     dx, dgain, doffset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
     dadded = None if added is None else torch.zeros_like(added)
     results = (mean, rstd, dy, dx, dadded, dgain, doffset)
-    _run("backward", x, (added, gain, offset, noise), drop, groups, results)
+    _run("backward", x, (added, gain, offset, noise), drop, groups, silu, results)
     return dx, dadded, dgain, doffset
 
 
@@ -64,6 +64,7 @@ def _run(
     inputs: tuple[Tensor | None, ...],
     drop: int,
     groups: int,
+    silu: bool,
     rest: tuple[Tensor | float | None, ...],
 ) -> None:
     """Call the kernel, unless there are shapes but no data; the order of arguments is that of norm_silu.cpp."""
@@ -75,6 +76,7 @@ def _run(
         *map(_argument, (x, *inputs)),
         ctypes.c_int(drop),
         *map(ctypes.c_int64, sizes),
+        ctypes.c_int(silu),
         *map(_argument, rest),
         ctypes.c_int(torch.get_num_threads()),
     )

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.fused.convolution import convolution
 from models.fused.norm_silu import kernel_for
 
 
 def unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """The convolution without its bias, which is added where a pass over the images is made anyway."""
-    return functional.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    return convolution(x, conv, None)
 
 
 def residual(x: Tensor, shortcut: nn.Module, h: Tensor, conv: nn.Conv2d, scale: float = 1.0) -> Tensor:
@@ -31,7 +31,7 @@ def residual(x: Tensor, shortcut: nn.Module, h: Tensor, conv: nn.Conv2d, scale: 
     """
     kernel = kernel_for(h, "residual_triton") if h.is_cuda else None
     if kernel is None:
-        total = shortcut(x) + conv(h)
+        total = shortcut(x) + convolution(h, conv, conv.bias)
         return total if scale == 1 else total * scale
     bias = conv.bias
     if isinstance(shortcut, nn.Conv2d):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fused import library as libraries
-from models.fused.norm_silu import norm_silu
+from models.fused.norm_silu import norm_silu, normalise
 
 SHAPES = [(3, 32, 5, 5), (2, 128, 32, 32), (1, 64, 9, 7), (2, 12, 1, 1), (4, 48, 13, 6)]
 WITH_COMPILER = pytest.mark.skipif(libraries.library("norm_silu") is None, reason="needs a C++ compiler")
@@ -63,6 +63,37 @@ def test_values_and_gradients_are_those_of_the_formula(shape: tuple, dtype: torc
         # the gradient before a normalisation is what is left of larger terms: of single pixels, nothing is left
         size = float(upstream.double().norm()) if shape[2:] == (1, 1) else float(theirs.norm())
         assert float((ours.double() - theirs).norm()) < 4 * error * size
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-6), (torch.bfloat16, 4e-3)], ids=["float32", "bf16"])
+def test_the_normalisation_alone_is_pytorchs_own(shape: tuple, dtype: torch.dtype, error: float) -> None:
+    norm, (x, *_) = problem(shape, dtype)
+    exact_norm, exact_x = copy.deepcopy(norm).double(), x.detach().double().requires_grad_()
+    y, exact = normalise(x, norm), exact_norm(exact_x)
+    assert type(y.grad_fn).__name__ == "_NormSiLUBackward"
+    upstream = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, (x, *norm.parameters()), upstream)
+    expected = torch.autograd.grad(exact, (exact_x, *exact_norm.parameters()), upstream.double())
+    assert relative(y, exact) < error
+    for ours, theirs in zip(gradients, expected, strict=True):
+        size = float(upstream.double().norm()) if shape[2:] == (1, 1) else float(theirs.norm())
+        assert float((ours.double() - theirs).norm()) < 4 * error * size
+
+
+def test_values_and_slopes_are_those_of_silu_however_large_the_argument() -> None:
+    """An offset of every size, from where the sigmoid is 0 in float32 to where it is 1."""
+    norm = nn.GroupNorm(1, 64)
+    sizes = torch.cat([torch.logspace(-6, 30, 31), torch.zeros(1)])
+    offset = torch.cat([sizes, -sizes]).requires_grad_()
+    x = torch.zeros(1, 64, 4, 4).contiguous(memory_format=torch.channels_last)
+    y = norm_silu(x, norm, shift=offset[None])[0, :, 0, 0]
+    exact = functional.silu(offset.double())
+    (slope,) = torch.autograd.grad(y.sum(), offset)
+    (exact_slope,) = torch.autograd.grad(exact.sum(), offset)
+    least = 2e-38 * (1 + offset.abs().double())  # the sigmoid ends where float32 does
+    assert bool(((y - exact).abs() <= 2e-6 * exact.abs() + least).all())
+    assert bool(((slope - exact_slope).abs() <= 4e-6 * exact_slope.abs() + least).all())
 
 
 def test_a_large_mean_does_not_cancel() -> None:
@@ -163,7 +194,7 @@ def test_forward_mode_and_vmap_go_around_the_kernel() -> None:
 SWITCHED = """
 import torch
 from models.fused.library import library
-from models.fused.norm_silu import norm_silu
+from models.fused.norm_silu import norm_silu, normalise
 norm = torch.nn.GroupNorm(4, 32)
 x = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
 print(library("norm_silu") is None, f"{float(norm_silu(x, norm).detach().double().norm()):.4f}")
