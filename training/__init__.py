@@ -4,6 +4,7 @@ from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, l
 from training.fitting import fewest_parts, largest_power, really_fits
 from training.flops import Flops, quantity, training_flops
 from training.gradient import LossFn
+from training.kept_memory import kept_memory
 from training.lock import locked
 from training.loop import Evaluated, TrainOptions, train
 from training.memory import MemoryEstimate, estimate_memory
@@ -30,6 +31,7 @@ __all__ = [
     "estimate_memory",
     "fewest_parts",
     "joined",
+    "kept_memory",
     "largest_power",
     "load_checkpoint",
     "load_weights",
