@@ -14,7 +14,7 @@ import torch
 
 from models import EMA, MODELS, ScoreModel, recompute_blocks
 from sde_lib import VPSDE
-from training import TrainState, estimate_memory
+from training import TrainState, estimate_memory, kept_memory
 
 CASES = {
     "unet": ((3, 32, 32), 64, {"channels": 64, "res_blocks": 2, "dropout": 0.1}),
@@ -48,8 +48,9 @@ def measure(name: str, checkpointing: bool) -> None:
     model = ScoreModel(MODELS[name](3, 32, **options).to(memory_format=torch.channels_last), VPSDE())
     recompute_blocks(model.net, checkpointing)
     state = TrainState(model, torch.optim.AdamW(model.parameters(), fused=True), EMA(model))
-    for _ in range(2):
-        step(state, shape, batch_size)
+    with kept_memory(torch.device("cpu")):  # as in training
+        for _ in range(2):
+            step(state, shape, batch_size)
     taken = (resident("VmHWM:") - before) / 2**20
     estimate = estimate_memory(model, shape, batch_size).total / 2**20
     print(

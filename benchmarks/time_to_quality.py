@@ -35,6 +35,7 @@ from race import CLOCK_HELP, begin, row, settle, tell
 from configs import cifar10
 from data import Dataset, TensorDataset, UniformDequantizer, get_dataset, train_batches, whole_file
 from evaluation import HeldOutLoss, ODEEstimator, computing_in, evaluate_likelihood, heldout_loss
+from training import kept_memory
 
 RECIPES: dict[str, dict[str, object]] = {
     "ours": {},
@@ -109,7 +110,8 @@ def main() -> None:
         train, test = in_memory(train, options.images), in_memory(test, max(options.heldout, options.bits))
         tell(f"{len(train)} training images, {len(test)} of the held-out ones")
         for name in options.contestants.split(","):
-            run(name, options, train, test, device)
+            with kept_memory(device):  # as in training
+                run(name, options, train, test, device)
     show(options.folder)
 
 

@@ -21,6 +21,7 @@ from peers import PEERS
 from race import alternate, arguments, batches, begin, report
 
 from configs import cifar10
+from training import kept_memory
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
         for pair in chosen(options):
             peer = PEERS[pair[0]](config, pair[1], device)
             ways.append(way(pair, peer, partial(peer.step, x0), size, size * flop[pair[0]]))
-        alternate(ways, options)
+        with kept_memory(device):  # as in training
+            alternate(ways, options)
         report(f"Training step, batch {size}, {device.type}", ways, REFERENCES, found, options)
 
 

@@ -26,7 +26,6 @@ from training import (
     TrainState,
     builders,
     joined,
-    kept_memory,
     locked,
     train,
     training_flops,
@@ -49,7 +48,7 @@ def train_run(run: Run) -> None:
         words += [describe(run), *memory_lines(run, budget)] if together.first else []
         with locked(folder.path) if together.first else nullcontext():
             state = builders.build_state(config, run.experiment.model, together)
-            with training_memory(run, budget, lambda: state.step), kept_memory(run.experiment.device):
+            with training_memory(run, budget, lambda: state.step):
                 reason = _train(run, state, loss_fn, options, together, words)
             stopped = reason in ("SIGINT", "SIGTERM")
             model = state.ema.model if stopped else _averaged(run, state)

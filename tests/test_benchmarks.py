@@ -10,12 +10,14 @@ import diffusers
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from configs import cifar10
 from sde_lib import chain_alphas_cumprod
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+from around_products import Recorded, known
 from contestants import configure
 from peers import CHAIN, Diffusers, Ours
 from race import Way, alternate, count_flop
@@ -160,3 +162,32 @@ def test_rounded_products_have_the_gradients_of_bfloat16():
     for own, rounded in zip(*found, strict=True):
         assert rounded.dtype == torch.bfloat16
         assert float((rounded - own).detach().float().norm() / own.detach().float().norm()) < 2**-7
+
+
+def test_known_products_are_those_of_before_and_all_else_is_computed():
+    kernel = torch.randn(8, 8, 3, 3, requires_grad=True)
+
+    def work(x):
+        y = nn.functional.conv2d(x, kernel, padding=1)
+        loss = (nn.functional.silu(y) * x).sum()
+        return y.detach(), loss.detach(), *torch.autograd.grad(loss, kernel)
+
+    x, other = torch.randn(2, 2, 8, 6, 6)
+    with Recorded() as recorded:
+        plain = work(x)
+    with known(recorded.results):
+        y, loss, gradient = work(other)
+    assert torch.equal(y, plain[0])  # of x, not of the other
+    assert torch.equal(gradient, plain[2])
+    torch.testing.assert_close(loss, (nn.functional.silu(plain[0]) * other).sum())
+    for own, true in zip(work(x), plain, strict=True):
+        torch.testing.assert_close(own, true)
+
+
+def test_a_step_beside_its_products_runs_for_all(config, x0):
+    for peer in (Ours(config, "bfloat16", CPU), Diffusers(config, "bfloat16", CPU)):
+        with Recorded() as recorded:
+            peer.step(x0)
+        with known(recorded.results), FlopCounterMode(display=False) as counted:
+            assert peer.step(x0).isfinite()
+        assert counted.get_total_flops() > 0  # products were asked for, and there was an answer to each

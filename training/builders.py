@@ -153,13 +153,19 @@ def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALO
     """
     settings = config.training
     device = next(model.parameters()).device
+
+    def shared(average: Average) -> Average:
+        if shares:
+            shard(average.model, together.count, device)
+        return average
+
     shares = settings.parallel == "fsdp" and together.count > 1
     if shares:
-        model.cpu()  # the averages are made there too: a device has no room for all of them whole
-    ema = EMA(model, settings.ema_decay)
-    others = {name: make(model) for name, make in average_makers(config).items()}
-    for part in (model, ema.model, *(other.model for other in others.values())) if shares else ():
-        shard(part, together.count, device)
+        model.cpu()  # where the averages are copied, so that none is ever whole on the device
+    ema = shared(EMA(model, settings.ema_decay))
+    others = {name: shared(make(model)) for name, make in average_makers(config).items()}
+    if shares:
+        shard(model, together.count, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.learning_rate,

@@ -1,6 +1,7 @@
 """Memory that a training step frees stays with the process for the next one."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,9 +18,10 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     """On a CPU, serve all sizes from memory that is given back to the system at the end only.
 
     Images of some megabytes come from the system otherwise, and go back to it: thousands of fresh pages in each step,
-    zeroed one by one. A GPU's memory PyTorch keeps itself. Without glibc nothing changes.
+    zeroed one by one. A GPU's memory PyTorch keeps itself. Without glibc nothing changes, nor where its own environment
+    variables set how it allocates.
     """
-    libc = _glibc() if device.type == "cpu" else None
+    libc = _glibc() if device.type == "cpu" and not _set_by_user() else None
     if libc is None:
         yield
         return
@@ -32,6 +34,10 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
         libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)
         libc.malloc_trim(0)
+
+
+def _set_by_user() -> bool:
+    return "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
 
 
 def _glibc() -> ctypes.CDLL | None:

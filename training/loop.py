@@ -13,6 +13,7 @@ from data import Dataset, StepDraws, derive_seed, train_batches
 from training.checkpoint import Checkpoints
 from training.gradient import LossFn, Part, gradient_of
 from training.interrupt import Interruption
+from training.kept_memory import kept_memory
 from training.metrics import Metrics
 from training.processes import ALONE, Processes
 from training.progress import NOTHING, DivergenceError, Progress, diverged
@@ -189,7 +190,7 @@ def train(
     )
     targets = (checkpoints, snapshots, best) if together.first else (None, None, None)
     reason = REASONS[0]
-    with Interruption() as interruption, progress, Saver(*targets) as saver:
+    with kept_memory(torch.device(device)), Interruption() as interruption, progress, Saver(*targets) as saver:
         try:
             while state.step < options.steps:
                 batch = next(batches)

@@ -2,8 +2,8 @@
 
     dw[o, i, j, c] = sum over samples and pixels p of dy[o, p] x[c, p + (i, j)]
 
-On a CPU's matrix units (AMX) oneDNN's own takes up to three times as long at 8x8 and 4x4 pixels, where there are more
-weights than places to share them; at 16x16 and more the copies that the product needs cost what it gains.
+For a CPU with matrix units (AMX), on which oneDNN's own is slow at 8x8 and 4x4 pixels. A row of the product's second
+factor is what the kernel sees around a pixel, nine times the image: with more pixels these copies cost what is gained.
 """
 
 from functools import cache
@@ -20,9 +20,17 @@ PIXELS = 64
 
 
 def convolution(x: Tensor, conv: nn.Conv2d, bias: Tensor | None) -> Tensor:
-    """The convolution of images (B, C, H, W), with a bias or without."""
+    """The convolution of images (B, C, H, W), which pads by zeros.
+
+    Args:
+        x: images.
+        conv: the convolution, with its weights.
+        bias: its own, or none.
+    """
     if matrix_units() and pays(x, conv):
         return FewPixels.apply(x, conv.weight, bias)
+    if bias is conv.bias:
+        return conv(x)
     return functional.conv2d(x, conv.weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -44,7 +52,7 @@ def pays(x: Tensor, conv: nn.Conv2d) -> bool:
         and conv.weight.requires_grad
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not any(map(torch._C._functorch.is_functorch_wrapped_tensor, (x, conv.weight)))
     )
 
 
@@ -74,8 +82,9 @@ class FewPixels(torch.autograd.Function):
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """(O, C, 3, 3), of images x (B, C, H, W) and upstream gradients dy (B, O, H, W)."""
+    channels, out, pixels = x.shape[1], dy.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
     around = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, H + 2, W + 2, C)
     seen = around.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, 3, 3, C)
-    rows = dy.permute(0, 2, 3, 1).flatten(0, 2)  # (B H W, O)
-    product = rows.T @ seen.flatten(3).flatten(0, 2)
-    return product.unflatten(1, (3, 3, -1)).permute(0, 3, 1, 2)
+    rows = dy.permute(0, 2, 3, 1).reshape(pixels, out)
+    product = rows.T @ seen.reshape(pixels, 9 * channels)
+    return product.reshape(out, 3, 3, channels).permute(0, 3, 1, 2)

@@ -47,7 +47,7 @@ inline float decay(float v) {
   std::memcpy(&x, &bits, 4);
   const float shift = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer
   const float n = (x * -1.44269504f + shift) - shift;
-  const float r = n * 2.12194440e-4f - n * 0.693359375f - x;
+  const float r = (-n * 0.693359375f - x) + n * 2.12194440e-4f;  // the first difference is exact
   float p = 1.0f / 720;
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
@@ -169,7 +169,7 @@ void forward(const T* x, const float* added, const float* gain, const float* off
       }
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
-        row_result<kSilu, kDrops>(x + at, slope.data(), start.data(), bytes + at, drop, kept, C, y + at);
+        row_result<kSilu, kDrops>(x + at, slope.data(), start.data(), kDrops ? bytes + at : bytes, drop, kept, C, y + at);
       }
     }
   }
@@ -235,8 +235,8 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       channels_of(n);
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
-        add_sums<kSilu, kDrops>(x + at, dy + at, slope, start, scale, shift, bytes + at, drop, C, plain.data() + job * C,
-                                along.data() + job * C);
+        add_sums<kSilu, kDrops>(x + at, dy + at, slope, start, scale, shift, kDrops ? bytes + at : bytes, drop, C,
+                                plain.data() + job * C, along.data() + job * C);
       }
     }
 
@@ -277,7 +277,8 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       }
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
-        row_gradient<kSilu, kDrops>(x + at, dy + at, slope, start, steep, a, b, bytes + at, drop, C, sum, dx + at);
+        row_gradient<kSilu, kDrops>(x + at, dy + at, slope, start, steep, a, b, kDrops ? bytes + at : bytes, drop, C, sum,
+                                    dx + at);
       }
     }
 
@@ -293,8 +294,8 @@ void backward(const T* x, const float* added, const float* gain, const float* of
 // Calls way(silu, drops) with both as constants; there is no dropout without the SiLU.
 template <typename Way>
 void choose(bool silu, bool drops, Way way) {
-  const std::true_type yes;
-  const std::false_type no;
+  const std::true_type yes{};
+  const std::false_type no{};
   if (!silu) return way(no, no);
   if (drops) return way(yes, yes);
   way(yes, no);

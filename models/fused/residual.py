@@ -1,8 +1,8 @@
 """The sum that ends a residual block, with the biases of its two branches: (x + h + bias) scale.
 
 On a GPU a convolution adds its bias in a pass over the images of its own, and sums gradients for it in another, slow
-one. Here the biases are added where the branches are, and their gradient is one sum; elsewhere PyTorch's own operations
-compute the same.
+one. Here the biases are added where the branches are, and their gradient is one sum; elsewhere the convolutions add
+them.
 """
 
 from typing import Any

@@ -54,6 +54,16 @@ def test_gradients_of_gradients_are_those_of_the_convolution() -> None:
     assert torch.autograd.gradgradcheck(lambda weight: FewPixels.apply(inputs[0].detach(), weight, None), inputs[1:2])
 
 
+def test_gradients_of_several_vectors_at_once_are_those_of_each() -> None:
+    inputs = problem((2, 3, 4, 4, 4), torch.float64, last=True)
+    y = FewPixels.apply(*inputs)
+    vectors = torch.randn(3, *y.shape, dtype=y.dtype)
+    together = torch.autograd.grad(y, inputs, vectors, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(y, inputs, vector, retain_graph=True) for vector in vectors]
+    for found, expected in zip(together, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
 def test_it_is_for_small_images_in_bfloat16_whose_weights_are_trained() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1).bfloat16()
     small, large = torch.randn(2, 4, 8, 8).bfloat16(), torch.randn(2, 4, 9, 8).bfloat16()

@@ -83,10 +83,10 @@ def test_the_normalisation_alone_is_pytorchs_own(shape: tuple, dtype: torch.dtyp
 
 def test_values_and_slopes_are_those_of_silu_however_large_the_argument() -> None:
     """An offset of every size, from where the sigmoid is 0 in float32 to where it is 1."""
-    norm = nn.GroupNorm(1, 64)
-    sizes = torch.cat([torch.logspace(-6, 30, 31), torch.zeros(1)])
+    norm = nn.GroupNorm(1, 128)
+    sizes = torch.cat([torch.logspace(-6, 30, 31), torch.linspace(1, 90, 32), torch.zeros(1)])
     offset = torch.cat([sizes, -sizes]).requires_grad_()
-    x = torch.zeros(1, 64, 4, 4).contiguous(memory_format=torch.channels_last)
+    x = torch.zeros(1, 128, 4, 4).contiguous(memory_format=torch.channels_last)
     y = norm_silu(x, norm, shift=offset[None])[0, :, 0, 0]
     exact = functional.silu(offset.double())
     (slope,) = torch.autograd.grad(y.sum(), offset)
@@ -99,8 +99,12 @@ def test_values_and_slopes_are_those_of_silu_however_large_the_argument() -> Non
 def test_a_large_mean_does_not_cancel() -> None:
     norm, (x, *_) = problem((2, 32, 16, 16))
     far = (x.detach() + 1000).contiguous(memory_format=torch.channels_last)
-    exact = functional.silu(copy.deepcopy(norm).double()(far.double()))
-    assert relative(norm_silu(far, norm), exact) < 1e-4  # float32 resolves 1000 to 6e-5
+    ours, theirs = far.requires_grad_(), far.detach().double().requires_grad_()
+    y, exact = norm_silu(ours, norm), functional.silu(copy.deepcopy(norm).double()(theirs))
+    upstream = torch.randn_like(y)
+    assert relative(y, exact) < 1e-4  # float32 resolves 1000 to 6e-5
+    gradients = torch.autograd.grad(y, ours, upstream), torch.autograd.grad(exact, theirs, upstream.double())
+    assert relative(gradients[0][0], gradients[1][0]) < 1e-4
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
@@ -194,7 +198,7 @@ def test_forward_mode_and_vmap_go_around_the_kernel() -> None:
 SWITCHED = """
 import torch
 from models.fused.library import library
-from models.fused.norm_silu import norm_silu, normalise
+from models.fused.norm_silu import norm_silu
 norm = torch.nn.GroupNorm(4, 32)
 x = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
 print(library("norm_silu") is None, f"{float(norm_silu(x, norm).detach().double().norm()):.4f}")

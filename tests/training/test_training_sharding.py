@@ -113,6 +113,7 @@ def test_on_a_gpu_in_bfloat16(monkeypatch):
         x, t = (value.cuda() for value in shares.batch("unet"))
         plain = shares.fresh_model("unet", "bfloat16").cuda()
         model = shard(shares.fresh_model("unet", "bfloat16"), 1, torch.device("cuda"))
+        assert {value.device.type for value in (*model.parameters(), *model.buffers())} == {"cuda"}
         for each in (plain, model):
             shares.loss(each, x, t).backward()
         for own, other in zip(model.parameters(), plain.parameters(), strict=True):
