@@ -153,18 +153,18 @@ def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALO
     """
     settings = config.training
     device = next(model.parameters()).device
+    in_shares = settings.parallel == "fsdp" and together.count > 1
+    if in_shares:
+        model.cpu()  # where the averages are copied, so that none is ever whole on the device
 
-    def shared(average: Average) -> Average:
-        if shares:
+    def cut(average: Average) -> Average:
+        if in_shares:
             shard(average.model, together.count, device)
         return average
 
-    shares = settings.parallel == "fsdp" and together.count > 1
-    if shares:
-        model.cpu()  # where the averages are copied, so that none is ever whole on the device
-    ema = shared(EMA(model, settings.ema_decay))
-    others = {name: shared(make(model)) for name, make in average_makers(config).items()}
-    if shares:
+    ema = cut(EMA(model, settings.ema_decay))
+    others = {name: cut(make(model)) for name, make in average_makers(config).items()}
+    if in_shares:
         shard(model, together.count, device)
     optimizer = torch.optim.AdamW(
         model.parameters(),

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
-# the numbers by which glibc's malloc.h calls them
+# glibc's M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX, as malloc.h numbers them: man 3 mallopt
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-LARGEST_THRESHOLD = 32 * 2**20
-"""Of sizes that come from the system: to where glibc itself lets it rise, until it is set."""
+HIGHEST_MMAP_THRESHOLD = 32 * 2**20
+"""Bytes: how far glibc lets its threshold rise by itself, which it no longer does once one of them was set."""
+DEFAULT_MMAP_MAX = 65536
 
 
 @contextmanager
@@ -30,9 +31,9 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        libc.mallopt(MMAP_MAX, 65536)
-        libc.mallopt(MMAP_THRESHOLD, LARGEST_THRESHOLD)
-        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_THRESHOLD)
+        libc.mallopt(MMAP_MAX, DEFAULT_MMAP_MAX)
+        libc.mallopt(MMAP_THRESHOLD, HIGHEST_MMAP_THRESHOLD)
+        libc.mallopt(TRIM_THRESHOLD, 2 * HIGHEST_MMAP_THRESHOLD)
         libc.malloc_trim(0)
 
 

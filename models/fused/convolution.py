@@ -1,6 +1,6 @@
-"""A 3x3 convolution of few pixels, whose gradient for the weights is one matrix product.
+"""A 3x3 convolution of few pixels, whose gradient for the weights is one matrix product (im2col, arXiv 1410.0759).
 
-    dw[o, i, j, c] = sum over samples and pixels p of dy[o, p] x[c, p + (i, j)]
+    dw[o, i, j, c] = sum over samples n and pixels p of dy[n, o, p] x[n, c, p + (i - 1, j - 1)]
 
 For a CPU with matrix units (AMX), on which oneDNN's own is slow at 8x8 and 4x4 pixels. A row of the product's second
 factor is what the kernel sees around a pixel, nine times the image: with more pixels these copies cost what is gained.
@@ -76,12 +76,20 @@ class FewPixels(torch.autograd.Function):
             needed = [value for value, wanted in ((x, of_x), (weight, of_weight)) if wanted]
             found = iter(torch.autograd.grad(y, needed, dy, create_graph=True))
             return next(found) if of_x else None, next(found) if of_weight else None, dbias
-        dx = torch.nn.grad.conv2d_input(x.shape, weight, dy, padding=1) if of_x else None
+        dx = input_gradient(x, weight, dy) if of_x else None
         return dx, weight_gradient(x, dy) if of_weight else None, dbias
 
 
+def input_gradient(x: Tensor, weight: Tensor, dy: Tensor) -> Tensor:
+    """(B, C, H, W), by PyTorch; ``torch.nn.grad.conv2d_input`` would make an image in place of x, in another layout."""
+    stride = padding = dilation = [1, 1]
+    plain = (False, [0, 0], 1)  # not transposed, padding of the output, groups
+    wanted = [True, False, False]
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, stride, padding, dilation, *plain, wanted)[0]
+
+
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
-    """(O, C, 3, 3), of images x (B, C, H, W) and upstream gradients dy (B, O, H, W)."""
+    """(O, C, 3, 3), of images x (B, C, H, W) and the gradient dy (B, O, H, W) of what the convolution makes of them."""
     channels, out, pixels = x.shape[1], dy.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
     around = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, H + 2, W + 2, C)
     seen = around.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)  # (B, H, W, 3, 3, C)

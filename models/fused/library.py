@@ -11,9 +11,10 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []
+"""Of the processor's vectors the longest; compilers take 256 bits of themselves."""
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
-if platform.machine() == "x86_64":
-    FLAGS.append("-mprefer-vector-width=512")  # where there are such registers; compilers are shy of them
+FLAGS += WIDE
 SWITCH = "SCORE_SDE_FUSED"
 """Environment variable; "0" leaves our kernels aside."""
 

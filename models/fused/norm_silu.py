@@ -43,7 +43,7 @@ def norm_silu(
         dropout: what drops values; None for nothing. The kernels round its probability to a multiple of 1/256, but not
             to 0 or 1: their random numbers are bytes.
     """
-    kernel = kernel_for(x, ON_GPU) if norm.affine else None
+    kernel = _kernel_of_norm(x, norm)
     if kernel is None:
         h = _plain(x, norm, added, scale, shift)
         return h if dropout is None else dropout(h)
@@ -61,12 +61,16 @@ def norm_silu(
 
 
 def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """norm(x) alone; PyTorch's own is slow where channels lie together, and copies images on a GPU."""
-    kernel = kernel_for(x, ON_GPU) if norm.affine else None
+    """norm(x) alone, of images (B, C, H, W); PyTorch's own is slow in channels_last, and on a GPU leaves it."""
+    kernel = _kernel_of_norm(x, norm)
     if kernel is None:
         return norm(x)
     gain, offset = (value.float().expand(x.shape[:2]) for value in (norm.weight, norm.bias))
     return _NormSiLU.apply(x, None, gain, offset, 0, norm, kernel, False)
+
+
+def _kernel_of_norm(x: Tensor, norm: nn.GroupNorm) -> ModuleType | None:
+    return kernel_for(x, ON_GPU) if norm.affine else None
 
 
 def _plain(

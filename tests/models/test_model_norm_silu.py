@@ -81,6 +81,13 @@ def test_the_normalisation_alone_is_pytorchs_own(shape: tuple, dtype: torch.dtyp
         assert float((ours.double() - theirs).norm()) < 4 * error * size
 
 
+def test_a_normalisation_without_weights_is_pytorchs_own() -> None:
+    _, (x, *_) = problem((2, 32, 6, 6))
+    norm = nn.GroupNorm(4, 32, affine=False)
+    assert torch.equal(normalise(x, norm), norm(x))
+    assert torch.equal(norm_silu(x, norm), functional.silu(norm(x)))
+
+
 def test_values_and_slopes_are_those_of_silu_however_large_the_argument() -> None:
     """An offset of every size, from where the sigmoid is 0 in float32 to where it is 1."""
     norm = nn.GroupNorm(1, 128)
