@@ -1,4 +1,7 @@
-"""Memory stays with the process while training lasts, and no longer."""
+"""Memory stays with the process while training lasts, and no longer.
+
+Each case in a process of its own: what other tests left free in this one's memory would be filled first.
+"""
 
 import os
 import re
@@ -21,12 +24,6 @@ def resident() -> int:
     return 1024 * int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_set(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
-        monkeypatch.delenv(name)
-
-
 def left_by(use: int) -> int:
     """Bytes that are resident beyond those of before, after so many MiB, in pieces of 8, were filled and freed."""
     before = resident()
@@ -35,36 +32,42 @@ def left_by(use: int) -> int:
     return resident() - before
 
 
-def test_it_is_kept_until_the_end():
+def kept_until_the_end() -> list[int]:
+    """What is left by a first use, by a second of the same size, and after the end."""
     before = resident()
     with kept_memory(CPU):
-        assert left_by(256) > 200 * MIB
-        assert left_by(256) < 64 * MIB  # the same memory again
-    assert resident() - before < 64 * MIB
+        left = [left_by(256), left_by(256)]
+    return [*left, resident() - before]
 
 
-def test_it_is_given_back_after_an_error_too():
+def kept_until_an_error() -> list[int]:
     before = resident()
-
-    def diverge():
+    try:
         with kept_memory(CPU):
-            assert left_by(256) > 200 * MIB
+            left = [left_by(256), left_by(256)]
             raise RuntimeError("diverged")
+    except RuntimeError:
+        return [*left, resident() - before]
 
-    with pytest.raises(RuntimeError, match="diverged"):
-        diverge()
-    assert resident() - before < 64 * MIB
+
+def in_a_process(case, **environment: str) -> list[int]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    here = Path(__file__)
+    work = f"import sys; sys.path.insert(0, {str(here.parent)!r}); import {here.stem} as tests; "
+    command = [sys.executable, "-c", work + f"print(*tests.{case.__name__}())"]
+    result = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    return [int(count) for count in result.stdout.split()]
+
+
+@pytest.mark.parametrize("case", [kept_until_the_end, kept_until_an_error])
+def test_it_is_kept_until_the_end(case):
+    first, again, after = in_a_process(case)
+    assert first > 200 * MIB
+    assert again < 64 * MIB  # the same memory again
+    assert after < 64 * MIB
 
 
 def test_what_the_environment_sets_holds():
-    """In a process of its own, which reads it when it begins: large pieces go back."""
-    work = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_training_kept_memory import CPU, kept_memory, left_by
-with kept_memory(CPU):
-    print(left_by(256))
-"""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    left = subprocess.run([sys.executable, "-c", work], env=environment, capture_output=True, text=True, check=True)
-    assert int(left.stdout) < 64 * MIB
+    """Large pieces go back at once."""
+    left = in_a_process(kept_until_the_end, MALLOC_MMAP_THRESHOLD_="1000000")
+    assert max(left) < 64 * MIB
