@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from models.checkpointing import Block
 from models.fused.norm_silu import norm_silu
-from models.fused.residual import residual, unbiased
+from models.fused.residual import bias_of, residual, unbiased
 from models.layers import ConditionEmbedding, Conditions, SelfAttention, concatenate, sinusoidal_embedding, zero
 from models.resample import Resample
 
@@ -60,7 +60,7 @@ class ADMBlock(Block):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
         h = unbiased(self.conv1, self.resample(norm_silu(x, self.norm1)))
-        told, bias = self.modulate(functional.silu(embedding)), self.conv1.bias
+        told, bias = self.modulate(functional.silu(embedding)), bias_of(self.conv1)
         if self.scale_shift:
             scale, shift = told.chunk(2, dim=1)
             added = bias.expand(len(h), -1)
@@ -199,7 +199,7 @@ class ADM(nn.Module):
         return self.head(norm_silu(x, self.norm))
 
 
-def _run(parts: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
-    for part in parts:
+def _run(parts: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    for part in parts.children():
         x = part(x, embedding) if isinstance(part, ADMBlock) else part(x)
     return x

@@ -160,8 +160,10 @@ class DiT(nn.Module):
         for layer in self.embed.modules():
             if isinstance(layer, nn.Linear | nn.Embedding):
                 nn.init.normal_(layer.weight, std=0.02)
-        for layer in (*(block.modulate for block in self.blocks), self.modulate, self.head):
-            zero(layer)
+        for part in self.modules():
+            if isinstance(part, DiT | DiTBlock):
+                zero(part.modulate)
+        zero(self.head)
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from models.checkpointing import Block
 from models.fused.norm_silu import norm_silu, normalise
-from models.fused.residual import residual, unbiased
+from models.fused.residual import bias_of, residual, unbiased
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def sinusoidal_embedding(
@@ -80,7 +82,7 @@ Norm = Callable[[int], nn.GroupNorm]
 """Number of channels -> their normalisation."""
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero(module: M) -> M:
     """The module with all its parameters set to zero: a residual branch or an output that starts silent."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -148,7 +150,7 @@ class ConditionEmbedding(nn.Module):
             return self._embed(c_noise, y, augment)
 
     def _embed(self, c_noise: Tensor, y: Tensor | None, augment: Tensor | None) -> Tensor:
-        embedding = self.mlp(self.waves(c_noise).to(self.mlp[0].weight.dtype))
+        embedding = self.mlp(self.waves(c_noise).to(next(self.mlp.parameters()).dtype))
         if self.label is None and self.attributes is None and y is not None:
             raise ValueError("labels were given to a network without; build it with num_classes or num_attributes")
         if self.augment is None and augment is not None:
@@ -195,7 +197,7 @@ class _Concatenate(torch.autograd.Function):
         return torch.cat([x, skip], 1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         parts = dy[:, : ctx.channels], dy[:, ctx.channels :]
         functorch = torch._C._functorch
         if functorch.is_functorch_wrapped_tensor(dy) or functorch.is_legacy_batchedtensor(dy):
@@ -245,7 +247,7 @@ class ResidualBlock(Block):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, embedding) -> (B, out_channels, H', W')."""
         h = unbiased(self.conv1, self.resample(norm_silu(x, self.norm1)))
-        told = self.modulate(functional.silu(embedding)) + self.conv1.bias
+        told = self.modulate(functional.silu(embedding)) + bias_of(self.conv1)
         h = norm_silu(h, self.norm2, added=told, dropout=self.dropout)
         return residual(self.resample(x), self.shortcut, h, self.conv2, self.scale)
 

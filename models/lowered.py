@@ -41,7 +41,7 @@ class Lowered:
         return Lowered()
 
 
-def lowered(net: nn.Module) -> tuple[nn.Module, list[tuple[nn.Parameter, nn.Parameter]]]:
+def lowered(net: nn.Module) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """A copy whose products have weights in bfloat16, and the pairs (weight, its copy); all else is shared."""
     weights = [module.weight for module in _products(net)]
     shared = {id(value): value for value in (*net.parameters(), *net.buffers())}

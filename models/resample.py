@@ -23,6 +23,8 @@ class Resample(nn.Module):
         kernel: taps k of the FIR filter, such as (1, 3, 3, 1); None for nearest ("up") and 2x2 means ("down").
     """
 
+    taps: Tensor | None
+
     def __init__(self, direction: str, kernel: Sequence[float] | None = None) -> None:
         super().__init__()
         self.direction = direction
@@ -57,6 +59,8 @@ class FIRDownConv(nn.Module):
         out_channels: channels of the output.
         kernel: taps of the filter.
     """
+
+    taps: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[float]) -> None:
         super().__init__()

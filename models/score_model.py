@@ -88,8 +88,9 @@ class ScoreModel(nn.Module):
         self.sigma_data = sigma_data
         self.precision = precision
         self._row = lookup(PREDICTIONS, prediction, "prediction")
-        own = callable(conditioning)
-        self.c_noise = conditioning if own else lookup(CONDITIONINGS, conditioning, "conditioning")
+        self.c_noise: Conditioning = (
+            conditioning if callable(conditioning) else lookup(CONDITIONINGS, conditioning, "conditioning")
+        )
         lookup(PRECISIONS, precision, "precision")
         self._lowered = Lowered()
         self._graphed = Graphed()

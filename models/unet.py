@@ -4,7 +4,7 @@ x -> stem -> [level 0: blocks] -> down -> [level 1: blocks] -> ... -> [middle: b
   every block's output is kept, and the decoder concatenates them again in reverse order
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -119,14 +119,16 @@ class UNet(nn.Module):
             )
         wide_embedding = 4 * channels
         norm = partial(group_norm, groups=groups or common_groups(widths), eps=norm_eps)
-        attends = {"heads": heads, "head_channels": head_channels}
-        build = partial(Stage, embedding=wide_embedding, dropout=dropout, norm=norm, **attends)
+        build = partial(
+            Stage, embedding=wide_embedding, dropout=dropout, norm=norm, heads=heads, head_channels=head_channels
+        )
 
         def stage(wide_in: int, wide_out: int, size: int) -> Stage:
             attention = size in attention_resolutions
             return build(wide_in, wide_out, attention=attention)
 
         lookup(EMBEDDINGS, embedding, "embedding of unet")
+        waves: Callable[[Tensor], Tensor]
         waves = partial(sinusoidal_embedding, dim=channels, cosines_first=embedding == "cosines_first")
         waves = StepEmbedding(embedding_steps, channels) if embedding == "steps" else waves
         labels = Conditions(num_classes, num_attributes, augment_dims)

@@ -47,14 +47,16 @@ def norm_silu(
     if kernel is None:
         h = _plain(x, norm, added, scale, shift)
         return h if dropout is None else dropout(h)
-    gain, offset = norm.weight, norm.bias
+    gain: Tensor = norm.weight
+    offset: Tensor = norm.bias
     if scale is not None:
         gain, offset = gain * (1 + scale), offset * (1 + scale)
     if shift is not None:
         offset = offset + shift
     rows = x.shape[:2]
-    drops = dropout is not None and dropout.training and dropout.p > 0
-    drop = min(max(round(256 * dropout.p), 1), 255) if drops else 0
+    drop = 0
+    if dropout is not None and dropout.training and dropout.p > 0:
+        drop = min(max(round(256 * dropout.p), 1), 255)
     gain, offset = (value.float().expand(rows) for value in (gain, offset))
     added = None if added is None else added.float().contiguous()
     return _NormSiLU.apply(x, added, gain, offset, drop, norm, kernel, True)
@@ -156,7 +158,7 @@ class _NormSiLU(torch.autograd.Function):
 
 def _gradient(dy: Tensor, x: Tensor, added: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     dy = dy.contiguous(memory_format=torch.channels_last)
-    kernel = norm_silu_cpp if x.is_meta else _kernel_of(x.device.type, ON_GPU)
+    kernel = norm_silu_cpp if x.is_meta else _kernel_of(x.device.type, ON_GPU) or norm_silu_cpp
     dx, dadded, dgain, doffset = kernel.backward(dy, x, added, *rest)
     return dx, x.new_empty(0) if dadded is None else dadded, dgain, doffset
 
@@ -170,7 +172,9 @@ for key in ("CPU", "CUDA", "Meta"):
     _operations.impl("norm_silu_gradient", _gradient, key)
 
 
-def _plain_gradient(dy: Tensor, x: Tensor, inputs: tuple[Tensor | None, ...], ctx: Any) -> list[Tensor | None]:
+def _plain_gradient(
+    dy: Tensor, x: Tensor, inputs: tuple[Tensor | None, Tensor, Tensor, Tensor | None], ctx: Any
+) -> list[Tensor | None]:
     """The gradients of (x, added, gain, offset), by operations that can themselves be differentiated."""
     added, gain, offset, noise = inputs
     h = x.float() if added is None else x.float() + _pixelwise(added)

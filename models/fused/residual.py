@@ -19,6 +19,13 @@ def unbiased(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return convolution(x, conv, None)
 
 
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """Its bias, which the convolutions of residual blocks all have."""
+    if conv.bias is None:
+        raise ValueError(f"{conv} has no bias, which a residual block needs")
+    return conv.bias
+
+
 def residual(x: Tensor, shortcut: nn.Module, h: Tensor, conv: nn.Conv2d, scale: float = 1.0) -> Tensor:
     """(shortcut(x) + conv(h)) scale.
 
@@ -33,9 +40,9 @@ def residual(x: Tensor, shortcut: nn.Module, h: Tensor, conv: nn.Conv2d, scale: 
     if kernel is None:
         total = shortcut(x) + convolution(h, conv, conv.bias)
         return total if scale == 1 else total * scale
-    bias = conv.bias
+    bias = bias_of(conv)
     if isinstance(shortcut, nn.Conv2d):
-        x, bias = unbiased(shortcut, x), bias + shortcut.bias
+        x, bias = unbiased(shortcut, x), bias + bias_of(shortcut)
     else:
         x = shortcut(x)
     return _Residual.apply(x, unbiased(conv, h), bias, scale, kernel)

@@ -86,7 +86,7 @@ SHAPE = (
 )
 """The rest of its options."""
 OPTIONS = (("beta_schedule", "linear"), ("prediction_type", "epsilon"))
-DDPM = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
+DDPM: dict[str, Any] = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
 """The chain that is taken where a folder tells none."""
 EMBEDDINGS = {(False, 1): "positional", (True, 0): "cosines_first"}
 """(flip_sin_to_cos, freq_shift) -> our embedding."""
@@ -110,6 +110,8 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
     with describing(folder / "config.json"):
         description = Description("unet", network_options(settings), **read_chain(path))
         net = skeleton(description)
+        if not isinstance(net, UNet):
+            raise TypeError(f"{description.network} is no UNet")
     tensors = {_modern(name): value for name, value in _weights(folder).items()}
     return Pretrained(description, arrange(net, sources(net), tensors, folder))
 

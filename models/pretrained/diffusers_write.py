@@ -134,7 +134,8 @@ def unet_settings(net: UNet, description: Description) -> dict[str, Any]:
     if size % 2 ** (len(mult) - 1):
         raise ValueError(f"an image of size {size} cannot be halved {len(mult) - 1} times exactly, as diffusers does")
     attended = [size // 2**level in options["attention_resolutions"] for level in range(len(mult))]
-    flip, shift = {ours: theirs for theirs, ours in EMBEDDINGS.items()}.get(options.get("embedding"), (False, 1))
+    embedding = options.get("embedding", "positional")
+    flip, shift = {ours: theirs for theirs, ours in EMBEDDINGS.items()}.get(embedding, (False, 1))
     classes = options.get("num_classes", 0)
     return {
         "sample_size": size,

@@ -27,7 +27,7 @@ def _scalar(module: str) -> Callable[..., Any]:
     return scalar
 
 
-NUMBERS = [
+NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *map(_scalar, ("numpy.core.multiarray", "numpy._core.multiarray")),
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.adm import ADM
 from models.description import Description
 from models.pretrained.files import (
     Pretrained,
@@ -147,7 +146,7 @@ def network_options(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sources(net: ADM, new_order: bool) -> dict[str, Source]:
+def sources(net: nn.Module, new_order: bool) -> dict[str, Source]:
     """Name in our network -> its source in the file."""
     heads = {name: part.heads for name, part in net.named_modules() if hasattr(part, "heads")}
     found = {}

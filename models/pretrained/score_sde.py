@@ -82,6 +82,8 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
         flat = flattened(config)
         description = describe(flat)
         net = skeleton(description)
+        if not isinstance(net, NCSNpp):
+            raise TypeError(f"{description.network} is no NCSNpp")
     content = read_torch(path)
     if not isinstance(content, Mapping) or not {"model", "ema"} <= set(content):
         raise PretrainedError(f"{path} is no checkpoint of score_sde_pytorch: it needs the entries model and ema")
