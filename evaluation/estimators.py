@@ -114,7 +114,7 @@ class BoundEstimator:
         bound = elbo if self.chain is None else partial(ddpm_bound, steps=self.chain)
         with torch.no_grad():
             result = bound(
-                self.sde,  # type: ignore[arg-type]  # ddpm_bound says what it cannot take
+                self.sde,
                 partial(_with_labels, self.eps_fn, raw.y),
                 x0,
                 samples=self.samples,

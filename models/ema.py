@@ -8,14 +8,17 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from models.posthoc_ema import gamma_of
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class Average(ABC):
+
+class Average(ABC, Generic[Model]):
     """A moving average that begins at the present weights of a model.
 
     Args:
@@ -26,7 +29,7 @@ class Average(ABC):
         updates: number of updates so far.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
@@ -44,7 +47,7 @@ class Average(ABC):
             ours.copy_(theirs)
 
 
-class EMA(Average):
+class EMA(Average[Model]):
     """Exponential: d_n = min(decay, (1 + n) / (10 + n)).
 
     The warm-up lets an average that has just begun follow quickly (arXiv 2006.11239's code base and its successors).
@@ -54,7 +57,7 @@ class EMA(Average):
         decay: limit of d_n, in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
+    def __init__(self, model: Model, decay: float = 0.9999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay is {decay}; it must lie in [0, 1)")
         self.decay = decay
@@ -65,7 +68,7 @@ class EMA(Average):
         return min(self.decay, (1 + n) / (10 + n))
 
 
-class PowerEMA(Average):
+class PowerEMA(Average[Model]):
     """Power function: d_n = (1 - 1 / n)^(gamma + 1) (arXiv 2312.02696, equation 3).
 
     After n updates the weights of update k count (k / n)^(gamma + 1) - ((k - 1) / n)^(gamma + 1), the integral of the
@@ -77,7 +80,7 @@ class PowerEMA(Average):
         std: width sigma_rel, standard deviation of the profile in units of the time so far; see ``gamma_of``.
     """
 
-    def __init__(self, model: nn.Module, std: float = 0.05) -> None:
+    def __init__(self, model: Model, std: float = 0.05) -> None:
         self.gamma = gamma_of(std)
         super().__init__(model)
 

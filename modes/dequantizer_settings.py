@@ -15,7 +15,9 @@ from training.gradient import LossFn
 from training.state import TrainState
 
 
-def build_dequantizer_state(config: ConfigDict, dataset: Dataset, device: torch.device) -> TrainState:
+def build_dequantizer_state(
+    config: ConfigDict, dataset: Dataset, device: torch.device
+) -> TrainState[VariationalDequantizer]:
     """A fresh variational dequantiser with its Adam and moving average; its seed is the run's."""
     settings, quantizer = config.dequantizer, dataset.quantizer
     if quantizer is None or len(dataset.shape) != 3:
@@ -48,7 +50,9 @@ def build_dequantizer_options(config: ConfigDict) -> TrainOptions:
     )
 
 
-def build_dequantizer_loss(config: ConfigDict, sde: SDE, model: ScoreModel, quantizer: Quantizer) -> LossFn:
+def build_dequantizer_loss(
+    config: ConfigDict, sde: SDE, model: ScoreModel, quantizer: Quantizer
+) -> LossFn[VariationalDequantizer]:
     """The bound -(elbo(x) - log q(x | v)) in bits/dim, x drawn by the dequantiser."""
     eps_fn = told_labels(config, model.eps)
 

@@ -54,7 +54,7 @@ def warn_of_fewer(setting: str, asked: int, dataset: Dataset, split: str) -> Non
 
 def ddpm_chain(config: ConfigDict, sde: SDE) -> int:
     """Length of DDPM's chain, ``training.ddpm_steps``, after a check that the process has such a chain."""
-    return ddpm_schedule(sde, config.training.ddpm_steps).steps  # type: ignore[arg-type]
+    return ddpm_schedule(sde, config.training.ddpm_steps).steps
 
 
 def dequantization(config: ConfigDict) -> str:

@@ -79,8 +79,8 @@ def train_run(run: Run) -> None:
 
 def _train(
     run: Run,
-    state: TrainState,
-    loss_fn: LossFn,
+    state: TrainState[ScoreModel],
+    loss_fn: LossFn[ScoreModel],
     options: TrainOptions,
     together: Processes,
     words: list[str],
@@ -143,7 +143,7 @@ def _flops(run: Run) -> int:
     return training_flops(model.around(net), shape).total
 
 
-def _averaged(run: Run, state: TrainState) -> ScoreModel:
+def _averaged(run: Run, state: TrainState[ScoreModel]) -> ScoreModel:
     """The averaged model, all of it on each process, so that each can sample and score what it likes."""
     device, dataset = run.experiment.device, run.experiment.dataset
     return state.averaged(lambda: builders.build_model(run.config, dataset, device).to(device))

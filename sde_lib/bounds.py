@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from sde_lib.arguments import is_whole
-from sde_lib.cosine import CosineVPSDE
 from sde_lib.losses import TIME_LAWS, EpsFn, dsm_loss, noise_like
 from sde_lib.probability_flow import check_state
 from sde_lib.schedule import ddpm_schedule
 from sde_lib.sde import SDE, batch_time, match_dims
-from sde_lib.vp import VPSDE
 
 Decoder = Callable[[Tensor, Tensor], Tensor]
 """(mean: (B, *), std: ()) -> log-probability of the data under N(mean, std^2 I), nats (B,)."""
@@ -94,7 +92,7 @@ def elbo(
 
 
 def ddpm_bound(
-    sde: VPSDE | CosineVPSDE,
+    sde: SDE,
     eps_fn: EpsFn,
     x0: Tensor,
     *,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sde_lib.arguments import is_whole
 from sde_lib.cosine import CosineVPSDE
+from sde_lib.sde import SDE
 from sde_lib.vp import VPSDE
 
 
@@ -31,7 +32,7 @@ class DDPMSchedule:
         return len(self.betas)
 
 
-def ddpm_schedule(sde: VPSDE | CosineVPSDE, steps: int = 500) -> DDPMSchedule:
+def ddpm_schedule(sde: SDE, steps: int = 500) -> DDPMSchedule:
     """Discretise a variance-preserving process: 0.1/500 .. 20/500 for the default VP SDE on 500 steps.
 
     Raises:

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -113,6 +114,7 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
     own = {key: settings[key] for key in inspect.signature(network).parameters if key in settings}
     shape = dict(zip(("in_channels", "image_size") if images else ("dim",), dataset.shape, strict=False))
     pixels = dataset.quantizer
+    scale: dict[str, Any] = {} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels}
     return Description(
         network=settings.name,
         options=own | shape | _conditions(config, dataset),
@@ -124,7 +126,7 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
         sigma_data=settings.sigma_data,
         label_names=dataset.label_names if settings.conditional else (),
         dequantized=pixels is not None and config.data.dequantize,
-        **{} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels},
+        **scale,
     )
 
 
@@ -145,7 +147,7 @@ def build_model(config: ConfigDict, dataset: Dataset, device: torch.device) -> S
     return model
 
 
-def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALONE) -> TrainState:
+def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALONE) -> TrainState[ScoreModel]:
     """The model with a fresh Adam and moving averages, all of them in shares where the processes train by "fsdp".
 
     Raises:
@@ -157,7 +159,7 @@ def build_state(config: ConfigDict, model: ScoreModel, together: Processes = ALO
     if in_shares:
         model.cpu()  # where the averages are copied, so that none is ever whole on the device
 
-    def cut(average: Average) -> Average:
+    def cut(average: Average[ScoreModel]) -> Average[ScoreModel]:
         if in_shares:
             shard(average.model, together.count, device)
         return average
@@ -195,7 +197,7 @@ def average_makers(config: ConfigDict) -> dict[str, Callable[[nn.Module], Averag
     return makers
 
 
-def build_loss(config: ConfigDict, sde: SDE) -> LossFn:
+def build_loss(config: ConfigDict, sde: SDE) -> LossFn[ScoreModel]:
     """The training loss: score matching in continuous time, or DDPM's on a chain."""
     settings = config.training
     if settings.loss == "ddpm":

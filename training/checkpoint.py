@@ -92,7 +92,7 @@ class Checkpoints:
         Raises:
             DamagedError: all are damaged; of the newest.
         """
-        faults = []
+        faults: list[DamagedError] = []
         for path in reversed(self.list()):
             try:
                 verify(path)

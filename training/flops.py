@@ -1,6 +1,7 @@
 """Floating-point operations of training on one sample, counted without computing anything."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +77,7 @@ def _norm_gradient(
     return torch.empty_like(x), x.new_empty(c), x.new_empty(c)
 
 
-_NORMS = {
+_NORMS: dict[Any, Callable[..., tuple[Tensor, ...]]] = {
     torch.ops.aten.native_group_norm.default: _norm,
     torch.ops.aten.native_group_norm_backward.default: _norm_gradient,
 }

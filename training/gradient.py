@@ -5,14 +5,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data import StepDraws
 from models import ScoreModel, lowered
+from models.ema import Model
 from training.processes import ALONE, Processes
 from training.sharding import is_sharded
 
-LossFn = Callable[[ScoreModel, Tensor, Tensor | None, StepDraws], Tensor]
+LossFn = Callable[[Model, Tensor, Tensor | None, StepDraws], Tensor]
 """(model, x0: (b, *), labels (b, *) or None, their random numbers) -> losses (b,)."""
 
 
@@ -29,7 +30,7 @@ class Gradient:
         together: the processes that share the batch, over which it is averaged.
     """
 
-    def __init__(self, model: ScoreModel, loss_fn: LossFn, together: Processes = ALONE) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFn, together: Processes = ALONE) -> None:
         self.model = together.parallel(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._loss_fn = loss_fn
@@ -73,16 +74,20 @@ class LeanGradient(Gradient):
         loss = super().add(x0, y, draws, share)
         if not self._weights:
             return loss
-        found = [own.grad for own in self._copies]
+        found = _gradients(self._copies)
         if self._weights[0].grad is None:
             torch._foreach_copy_(self._sums, found)
             for weight, total in zip(self._weights, self._sums, strict=True):
                 weight.grad = total
         else:
-            torch._foreach_add_([p.grad for p in self._weights], [g.float() for g in found])
+            torch._foreach_add_(_gradients(self._weights), [g.float() for g in found])
         for own in self._copies:
             own.grad = None
         return loss
+
+
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in weights if p.grad is not None]
 
 
 class ReplayedGradient:
@@ -104,7 +109,7 @@ class ReplayedGradient:
     def __call__(self, parts: Sequence[Part]) -> Tensor:
         """See ``Gradient``; all parts have the shapes and the number of the first call."""
         if self._graph is None:
-            self._record(*parts[0], 1 / len(parts))
+            self._graph = self._record(*parts[0], 1 / len(parts))
         for p, place in self._places:
             p.grad = place
         torch._foreach_zero_(self._sums)
@@ -119,14 +124,15 @@ class ReplayedGradient:
         self._together.average(self._sums)
         return total
 
-    def _record(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> None:
+    def _record(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> torch.cuda.CUDAGraph:
         self._x0, self._y = x0.clone(), None if y is None else y.clone()
         self._draws = KeptDraws(draws)
+        kept: Any = self._draws  # which answer to all that draws do
         random_state = torch.cuda.get_rng_state()
 
         def run() -> Tensor:
             self._draws.rewind()
-            return self._gradient.add(self._x0, self._y, self._draws, share)
+            return self._gradient.add(self._x0, self._y, kept, share)
 
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -134,9 +140,9 @@ class ReplayedGradient:
             for _ in range(2):  # what is set up at the first call, and gradients that are still to be made
                 run()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # another thread may load data
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may load data
                 self._loss = run()
         except torch.OutOfMemoryError:
             raise
@@ -148,6 +154,7 @@ class ReplayedGradient:
         self._places = [(p, p.grad) for p in self._gradient.parameters if p.grad is not None]
         self._sums = [place for _, place in self._places]
         torch.cuda.set_rng_state(random_state)
+        return graph
 
 
 class KeptDraws:
@@ -184,7 +191,7 @@ class KeptDraws:
 
 
 def gradient_of(
-    model: ScoreModel, loss_fn: LossFn, together: Processes, *, graph: bool
+    model: Model, loss_fn: LossFn[Model], together: Processes, *, graph: bool
 ) -> Callable[[Sequence[Part]], Tensor]:
     """The fastest of these for the model's precision and device.
 
@@ -197,6 +204,7 @@ def gradient_of(
     graph = graph and next(model.parameters()).is_cuda
     if is_sharded(model) or (together.count > 1 and not graph):
         return Gradient(model, loss_fn, together)
-    lean = isinstance(model, ScoreModel) and model.precision == "bfloat16"
-    gradient = LeanGradient(model, loss_fn) if lean else Gradient(model, loss_fn)
+    gradient = Gradient(model, loss_fn)
+    if isinstance(model, ScoreModel) and model.precision == "bfloat16":
+        gradient = LeanGradient(model, loss_fn)
     return ReplayedGradient(gradient, together) if graph else gradient

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data import Dataset, StepDraws, derive_seed, train_batches
+from models.ema import Model
 from training.checkpoint import Checkpoints
 from training.gradient import LossFn, Part, gradient_of
 from training.interrupt import Interruption
@@ -118,8 +119,8 @@ def learning_rate(options: TrainOptions, step: int) -> float:
 
 
 def train(
-    state: TrainState,
-    loss_fn: LossFn,
+    state: TrainState[Model],
+    loss_fn: LossFn[Model],
     dataset: Dataset,
     options: TrainOptions,
     checkpoints: Checkpoints,
@@ -194,7 +195,7 @@ def train(
         try:
             while state.step < options.steps:
                 batch = next(batches)
-                x0, y = (_move(values, device) for values in batch)
+                x0, y = _move(batch.x, device), None if batch.y is None else _move(batch.y, device)
                 progress.add(state.step + 1, *_step(state, gradient, x0, y, options, together))
                 state.step += 1
                 state.whole = True
@@ -279,8 +280,8 @@ def _step(
     return loss, norm
 
 
-def _move(values: Tensor | None, device: torch.device | str) -> Tensor | None:
+def _move(values: Tensor, device: torch.device | str) -> Tensor:
     """To the device; on its way to a GPU it waits for nothing that goes on there."""
-    if values is None or torch.device(device).type != "cuda":
-        return values if values is None else values.to(device)
+    if torch.device(device).type != "cuda":
+        return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def training_loss(
     conditional: bool = False,
     label_dropout: float = 0.0,
     attribute_dropout: float = 0.0,
-) -> LossFn:
+) -> LossFn[ScoreModel]:
     """The objective on data that are augmented, with some labels hidden.
 
     Args:
@@ -47,7 +48,7 @@ def training_loss(
     """
 
     def loss_fn(model: ScoreModel, x0: Tensor, y: Tensor | None, draws: StepDraws) -> Tensor:
-        told: dict[str, Tensor | None] = {"y": None}
+        told: dict[str, Any] = {"y": None}
         if augmentation is not None:
             x0, told["augment"] = augmentation(x0, draws)
         if y is not None and conditional:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,20 +34,24 @@ class Processes:
         """Whether this process prints and writes."""
         return self.rank == 0
 
-    def parallel(self, model: ScoreModel) -> ScoreModel:
+    def parallel(self, model: nn.Module) -> nn.Module:
         """The same model, whose gradients become the mean over the processes; that of shares is so already."""
         if self.count == 1 or is_sharded(model):
             return model
+        if not isinstance(model, ScoreModel):
+            raise TypeError(f"several processes train score models alone, not {type(model).__name__}")
         device = next(model.parameters()).device
         devices = [device] if device.type == "cuda" else None
         return model.around(DistributedDataParallel(model.net, device_ids=devices, gradient_as_bucket_view=True))
 
-    def apart(self, model: ScoreModel) -> AbstractContextManager[None]:
+    def apart(self, model: nn.Module) -> AbstractContextManager[None]:
         """Context in which gradients may stay with this process; ``model`` is what ``parallel`` gave.
 
         Those of shares do not: they would take the memory of the whole network.
         """
-        return nullcontext() if self.count == 1 or is_sharded(model) else model.net.no_sync()
+        if self.count > 1 and isinstance(model.net, DistributedDataParallel):
+            return model.net.no_sync()
+        return nullcontext()
 
     def total(self, x: Tensor) -> Tensor:
         """The sum of what each has, on the device of x."""

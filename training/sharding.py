@@ -7,13 +7,16 @@ whole that it belongs to (DTensor), so checkpoints hold whole tensors, and know 
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, distributed, nn
 
 from models import PRECISIONS, ScoreModel
 from models.layers import ConditionEmbedding
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one that draws samples or writes a checkpoint; one that died, torchrun tells at once."""
@@ -98,7 +101,7 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self._group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        self._group: Any = distributed.new_group(backend="gloo", timeout=PATIENCE)  # a ProcessGroup: all are in it
 
     def __call__(self, owns: Tensors, copies: Tensors) -> Tensors:
         """The whole tensors, on the first process.
@@ -137,5 +140,5 @@ def like(own: Tensor, value: Tensor) -> Tensor:
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: Any) -> "TypeGuard[DTensor]":
     return hasattr(value, "full_tensor")  # a DTensor, by what it can do: its class takes a second to import

@@ -2,23 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
-from models import Average, ScoreModel, power_std
+from models import Average, power_std
+from models.ema import Model
 from training.checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_weights
 from training.sharding import is_sharded, like, local, whole
 
 
-class TrainState:
+class TrainState(Generic[Model]):
     """A model, its optimizer, its moving averages, and the number of finished steps.
 
     Randomness needs no place here: it is a function of (seed, step, rank).
 
     Args:
-        model: the score model.
+        model: the score model, or whatever else is trained.
         optimizer: over the model's parameters.
         ema: the moving average that is sampled and scored.
         others: name -> average that is kept beside it; all begin at the same step.
@@ -31,10 +32,10 @@ class TrainState:
 
     def __init__(
         self,
-        model: ScoreModel,
+        model: Model,
         optimizer: torch.optim.Optimizer,
-        ema: Average,
-        others: Mapping[str, Average] | None = None,
+        ema: Average[Model],
+        others: Mapping[str, Average[Model]] | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -80,7 +81,7 @@ class TrainState:
         """Whether this process has a share of it only."""
         return is_sharded(self.model)
 
-    def averaged(self, blank: Callable[[], ScoreModel]) -> ScoreModel:
+    def averaged(self, blank: Callable[[], Model]) -> Model:
         """The averaged model, ready for use; all processes must call it.
 
         Args:

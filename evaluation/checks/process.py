@@ -127,7 +127,7 @@ def _kernel(sde: SDE, t: float) -> tuple[float, float]:
 
 def _chain(sde: SDE, plan: Plan, step: int) -> tuple[float, float]:
     """Both of a step of DDPM's chain."""
-    kept = float(ddpm_schedule(sde, plan.chain).alphas_cumprod[step])  # type: ignore[arg-type]
+    kept = float(ddpm_schedule(sde, plan.chain).alphas_cumprod[step])
     return math.sqrt(kept), math.sqrt(1 - kept)
 
 
