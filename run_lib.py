@@ -233,8 +233,9 @@ def _check_override(arg: str, config: ConfigDict) -> None:
     """Raise ValueError unless an argument --config.SECTION.KEY=VALUE names a key; other arguments pass."""
     match = re.match(r"--?(?:no)?config\.([^=]*)", arg)
     node = config
-    for depth, key in enumerate(match[1].split(".") if match else ()):
-        above = ".".join(["config", *match[1].split(".")[:depth]])
+    keys = match[1].split(".") if match else []
+    for depth, key in enumerate(keys):
+        above = ".".join(["config", *keys[:depth]])
         if not isinstance(node, ConfigDict):
             raise ValueError(f"{arg}: {above} is a value, not a section")
         node = lookup(node, key, f"key of {above}:")

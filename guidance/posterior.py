@@ -22,7 +22,7 @@ class Posterior(ABC):
 
     Args:
         sde: the process.
-        score_fn: the score of all images.
+        score_fn: the score of all images, (x, t) and its conditions.
         operator: A.
         y: the measurement, (B, *), or (1, *) for one that all samples share.
         noise_std: standard deviation of the noise in it, in model units.
@@ -32,7 +32,7 @@ class Posterior(ABC):
     """
 
     def __init__(
-        self, sde: SDE, score_fn: ScoreFn, operator: LinearOperator, y: Tensor, noise_std: float = 0.0
+        self, sde: SDE, score_fn: Callable[..., Tensor], operator: LinearOperator, y: Tensor, noise_std: float = 0.0
     ) -> None:
         if not 0 <= noise_std < math.inf:
             raise ValueError(f"the noise of the measurement is {noise_std}; give a standard deviation from 0 on")

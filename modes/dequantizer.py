@@ -1,5 +1,6 @@
 """Train a variational dequantiser for a trained run (arXiv 1902.00275, 2101.09258)."""
 
+from data import Quantizer
 from models import ScoreModel
 from modes.dequantizer_settings import (
     build_dequantizer_loss,
@@ -16,16 +17,17 @@ def train_dequantizer(run: Run) -> None:
     """Tighten the bound of the SDE by where in its bin a value lies; the score model stays as it is."""
     experiment = run.experiment
     check_evaluation(run)
-    if experiment.dataset.quantizer is None:
+    quantizer = experiment.dataset.quantizer
+    if quantizer is None:
         raise ValueError(f"{experiment.dataset.name!r} has no levels to dequantise")
     model, _ = run.trained_model()
     model.precision = "float32"
     batch = dequantizer_pass(run.config)
     with locked(run.folder.dequantizer.folder.parent), passing_memory(run, model, batch):
-        _train(run, model)
+        _train(run, model, quantizer)
 
 
-def _train(run: Run, model: ScoreModel) -> None:
+def _train(run: Run, model: ScoreModel, quantizer: Quantizer) -> None:
     config, folder, experiment = run.config, run.folder, run.experiment
     state = build_dequantizer_state(config, experiment.dataset, experiment.device)
     options, checkpoints = build_dequantizer_options(config), folder.dequantizer
@@ -42,7 +44,7 @@ def _train(run: Run, model: ScoreModel) -> None:
     stored = folder.stored_config()
     if stored is not None:  # later calls need its size
         folder.store_config({**stored, "dequantizer": config.dequantizer.to_dict()})
-    loss_fn = build_dequantizer_loss(config, experiment.sde, model, experiment.dataset.quantizer)
+    loss_fn = build_dequantizer_loss(config, experiment.sde, model, quantizer)
     checkpoints.folder.mkdir(parents=True, exist_ok=True)
     with Metrics(checkpoints.folder.parent, state.step) as metrics:
         reason = train(state, loss_fn, experiment.dataset, options, checkpoints, metrics, device=experiment.device)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ TASKS: dict[str, Callable[[Work], Edited]] = {"image_to_image": _vary, "relabel"
 """Those that do not restore."""
 
 
-def _sampling(work: Work) -> dict[str, object]:
+def _sampling(work: Work) -> dict[str, Any]:
     sampling = work.run.config.sampling
     return {
         "batch_size": sampling.batch_size,
@@ -160,9 +160,9 @@ def _save(work: Work, edited: Edited, checkpoint: str) -> None:
     path = run.folder.samples / f"edit_{run.config.editing.task}_{work.given.name}_{digest(provenance)}"
     pictures = torch.cat([edited.source, edited.x])
     target = save_picture(image_grid(pictures, quantizer, columns=len(pictures)), path.with_suffix(".png"))
-    levels = {name: quantizer.to_uint8(part).numpy() for name, part in edited._asdict().items() if name != "told"}
+    x, source = (quantizer.to_uint8(part).numpy() for part in (edited.x, edited.source))
     with whole_file(path.with_suffix(".npz")) as draft:
-        np.savez_compressed(draft, **levels)
+        np.savez_compressed(draft, x=x, source=source)
     if work.trajectory is not None:
         work.trajectory.save(edited.x, quantizer, path.with_name(f"{path.name}_trajectory"))
     with whole_file(path.with_suffix(".json")) as draft:  # the last: where it is, all is there

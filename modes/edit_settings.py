@@ -1,5 +1,6 @@
 """From the section ``editing`` of a configuration to what is measured of an image, and how it is restored from that."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from guidance import (
     SuperResolution,
 )
 from modes.sampler_settings import build_sampler
-from sde_lib import SDE, ScoreFn, lookup
+from sde_lib import SDE, lookup
 
 RESTORING = ("inpainting", "colourisation", "super_resolution", "deblurring")
 TASKS = (*RESTORING, "image_to_image", "relabel")
@@ -64,7 +65,9 @@ def build_operator(config: ConfigDict, anew: Tensor | None) -> LinearOperator:
     return Colourisation() if anew is None else Inpainting(~anew)
 
 
-def restoring(config: ConfigDict, sde: SDE, score_fn: ScoreFn, operator: LinearOperator, y: Tensor) -> Posterior:
+def restoring(
+    config: ConfigDict, sde: SDE, score_fn: Callable[..., Tensor], operator: LinearOperator, y: Tensor
+) -> Posterior:
     """The score of images with this measurement."""
     editing = config.editing
     options: dict[str, Any] = {

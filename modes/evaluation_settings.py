@@ -77,7 +77,7 @@ def compared(run: Run) -> list[Run]:
                 f"evaluation.compare has {word!r}; give samplers, with their steps (1 to "
                 f"{MOST_STEPS}) where these are not those of sampling.steps, as deis:10,heun:18,ode"
             )
-        changes = {"sampler": name} if name else {}
+        changes: dict[str, str | int] = {"sampler": name} if name else {}
         changes |= {"steps": int(steps)} if steps else {}
         found.append(with_sampling(run, num_images=run.config.evaluation.num_images, **changes))
         build_sampler(found[-1].config, run.experiment.sde)

@@ -1,6 +1,7 @@
 """The loss on held-out data while a run trains."""
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -66,7 +67,7 @@ def heldout(run: Run, model: ScoreModel, dataset: Dataset, num_images: int, toge
         )
 
 
-def trained_loss(settings: ConfigDict) -> dict[str, str]:
+def trained_loss(settings: ConfigDict) -> dict[str, Any]:
     """The weighting and the law of t of the loss that these settings of training ask for."""
     if settings.loss == "ddpm":
         return {"weighting": "uniform", "time_law": "uniform"}

@@ -35,8 +35,11 @@ def _lines_beside(run: Run, budget: Budget, samples: int) -> Iterator[str]:
         def beside(n: int, work: str = each.work) -> MemoryEstimate:
             return budget.estimate(n, work=work)._replace(resident=held)
 
-        if beside(each.samples).total > limit:
-            found = smaller_pass(each, lambda n, e=beside: e(n).total <= limit, beside)
+        def fits(n: int, work: str = each.work) -> bool:
+            return beside(n, work).total <= limit
+
+        if not fits(each.samples):
+            found = smaller_pass(each, fits, beside)
             yield (
                 f"note: {each.name} may be too much beside that: {each.samples} samples at once make it "
                 f"{in_words(beside(each.samples).total)}. {advice(found, beside(1))}"
@@ -60,7 +63,11 @@ def advice_for_training(run: Run, budget: Budget, limit: float) -> str:
     found: dict[str, MemoryEstimate] = {}
     fewest = whole + 1
     for change, checkpointing, precision in _variants(run.config, run.experiment):
-        parts = fewest_parts(lambda n, c=checkpointing, p=precision: budget.estimate(n, c, p).total <= limit, whole)
+
+        def fits(n: int, checkpointing: bool | None = checkpointing, precision: str | None = precision) -> bool:
+            return budget.estimate(n, checkpointing, precision).total <= limit
+
+        parts = fewest_parts(fits, whole)
         if 0 < parts < fewest:
             fewest, parts = parts, max(parts, settings.accumulation)
             cut = [f"--config.training.accumulation={parts}"] if parts > settings.accumulation else []

@@ -1,12 +1,13 @@
 """Batches that pass through a trained network: what for, and the setting that says how large they are."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from ml_collections import ConfigDict
 
 
-class Pass(NamedTuple):
+@dataclass(frozen=True)
+class Pass:
     """The largest batch of some work.
 
     Attributes:
@@ -74,7 +75,7 @@ def passes_beside(config: ConfigDict) -> Iterator[Pass]:
     if training.sample_every:
         yield sampling_pass(config)
     if training.evaluate_every:
-        yield sampling_pass(config)._replace(count=min(config.sampling.batch_size, training.evaluate_images))
+        yield replace(sampling_pass(config), count=min(config.sampling.batch_size, training.evaluate_images))
 
 
 def _first(config: ConfigDict, num_images: int) -> int:
