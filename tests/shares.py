@@ -27,6 +27,8 @@ SMALL = {
     for name, width in (("unet", 16), ("ncsnpp", 16), ("adm", 64))
 } | {"dit": {"image_size": 8, "channels": 24, "depth": 2, "heads": 2}, "mlp": {"dim": 5, "width": 24}}
 """Network -> settings; an entry without them is tried with its defaults."""
+NETWORKS = {2: tuple(MODELS), 3: ("unet",)}
+"""Number of processes -> what they share; rows that cannot be cut evenly are alike in all networks."""
 BATCH = 6
 
 
@@ -78,7 +80,7 @@ def work(folder):
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     with joined(rank, count) as together:
-        found = {"gradients": {name: gradients(name, rank, count) for name in MODELS}}
+        found = {"gradients": {name: gradients(name, rank, count) for name in NETWORKS[count]}}
         found["outputs"] = outputs_in_bfloat16(count)
         state = new_state("unet", count)
         state.load(folder / "given" / "step_00000001")
