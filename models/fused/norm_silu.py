@@ -40,13 +40,12 @@ def norm_silu(
         added: to every pixel before it, (B, C); None for nothing.
         scale: of the normalised, (B, C); None for nothing.
         shift: of the normalised, (B, C); None for nothing.
-        dropout: what drops values; None for nothing. The kernels round its probability to a multiple of 1/256, but not
-            to 0 or 1: their random numbers are bytes.
+        dropout: what drops values; None for nothing. The kernels, and all on a CPU, round its probability to a multiple
+            of 1/256, but not to 0 or 1: their random numbers are bytes.
     """
     kernel = _kernel_of_norm(x, norm)
     if kernel is None:
-        h = _plain(x, norm, added, scale, shift)
-        return h if dropout is None else dropout(h)
+        return _dropped(_plain(x, norm, added, scale, shift), dropout)
     gain: Tensor = norm.weight
     offset: Tensor = norm.bias
     if scale is not None:
@@ -54,9 +53,7 @@ def norm_silu(
     if shift is not None:
         offset = offset + shift
     rows = x.shape[:2]
-    drop = 0
-    if dropout is not None and dropout.training and dropout.p > 0:
-        drop = min(max(round(256 * dropout.p), 1), 255)
+    drop = _limit(dropout)
     gain, offset = (value.float().expand(rows) for value in (gain, offset))
     added = None if added is None else added.float().contiguous()
     return _NormSiLU.apply(x, added, gain, offset, drop, norm, kernel, True)
@@ -86,6 +83,28 @@ def _plain(
     h = h if scale is None else (1 + _pixelwise(scale)).to(h.dtype) * h
     h = h if shift is None else h + _pixelwise(shift).to(h.dtype)
     return functional.silu(h)
+
+
+def _dropped(h: Tensor, dropout: nn.Dropout | None) -> Tensor:
+    """What the kernel keeps, without it; PyTorch's own dropout on a CPU draws a number for each byte here."""
+    drop = _limit(dropout)
+    if dropout is None or not drop:
+        return h
+    if h.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(h):
+        return dropout(h)
+    return torch.where(_kept(_random_bytes(h), drop, h), h, 0) * (256 / (256 - drop))
+
+
+def _limit(dropout: nn.Dropout | None) -> int:
+    """The lowest byte that keeps a value; 0 for no dropout."""
+    if dropout is None or not dropout.training or dropout.p == 0:
+        return 0
+    return min(max(round(256 * dropout.p), 1), 255)
+
+
+def _kept(noise: Tensor, drop: int, like: Tensor) -> Tensor:
+    """Where values stay; the bytes lie in the order of those in memory."""
+    return torch.as_strided(noise, like.shape, like.stride()) >= drop
 
 
 def kernel_for(x: Tensor, on_gpu: str) -> ModuleType | None:
@@ -182,8 +201,7 @@ def _plain_gradient(
     y = h * _pixelwise(gain) + _pixelwise(offset)
     y = functional.silu(y) if ctx.silu else y
     if noise is not None:
-        kept = torch.as_strided(noise, x.shape, x.stride()) >= ctx.drop
-        y = y * kept * (256 / (256 - ctx.drop))
+        y = y * _kept(noise, ctx.drop, x) * (256 / (256 - ctx.drop))
     needed = [value for value in (x, added, gain, offset) if value is not None and value.requires_grad]
     found = iter(torch.autograd.grad(y, needed, dy.to(y.dtype), create_graph=True))
     return [next(found) if value is not None and value.requires_grad else None for value in (x, added, gain, offset)]

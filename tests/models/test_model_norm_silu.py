@@ -4,6 +4,8 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fused import library as libraries
+from models.fused import norm_silu as norms
 from models.fused.norm_silu import norm_silu, normalise
 
 SHAPES = [(3, 32, 5, 5), (2, 128, 32, 32), (1, 64, 9, 7), (2, 12, 1, 1), (4, 48, 13, 6)]
@@ -168,6 +171,26 @@ def test_the_gradient_of_dropout_is_that_of_what_it_kept() -> None:
     expected = torch.autograd.grad((functional.silu(h) * kept).square().sum(), exact)
     gradients = torch.autograd.grad(y.square().sum(), (x, added))
     assert all(relative(ours, theirs) < 1e-5 for ours, theirs in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_without_the_kernel_the_same_values_are_dropped(monkeypatch, dtype: torch.dtype) -> None:
+    """So a run does not depend on a compiler."""
+    norm, (x, *_) = problem((2, 32, 6, 5), dtype)
+    kernel, dropout = norms._kernel_of, nn.Dropout(0.3)
+
+    def found(kernel_of: Callable[..., ModuleType | None]) -> list[Tensor]:
+        monkeypatch.setattr(norms, "_kernel_of", kernel_of)
+        torch.manual_seed(1)
+        y = norm_silu(x, norm.to(dtype), dropout=dropout)
+        return [y, *torch.autograd.grad(y.square().sum(), x)]
+
+    (y, dx), (plain, plain_dx) = found(kernel), found(lambda *_: None)
+    assert torch.equal(y == 0, plain == 0)
+    assert 0.1 < float((y == 0).double().mean()) < 0.5
+    error = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
+    assert relative(y, plain) < error
+    assert relative(dx, plain_dx) < 2 * error
 
 
 def test_gradients_of_gradients_are_those_of_the_formula() -> None:
