@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     model.mlp_ratio = 4  # dit: hidden width of a block's MLP, in multiples of channels
     model.width = 128  # mlp: hidden width
     model.blocks = 3  # mlp: residual blocks
-    model.dropout = 0.1  # probability, in every residual block
+    model.dropout = 0.1  # probability, in every residual block; of images in multiples of 1/256
     model.conditional = False  # tell the network the label: the class, or the attributes
     model.prediction = "eps"  # eps, score, x0, v, edm
     model.conditioning = "time"  # time, time_left, log_snr, log_sigma, chain

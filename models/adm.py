@@ -7,6 +7,7 @@ inside residual blocks, and a second half of the output may interpolate the vari
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -200,6 +201,6 @@ class ADM(nn.Module):
 
 
 def _run(parts: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-    for part in parts.children():
+    for part in cast(nn.ModuleList, parts):
         x = part(x, embedding) if isinstance(part, ADMBlock) else part(x)
     return x

@@ -3,7 +3,9 @@
 x -> patches -> tokens + places -> [attention, MLP: each scaled, shifted and gated by the condition] -> patches
 """
 
+from collections.abc import Iterable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -160,10 +162,9 @@ class DiT(nn.Module):
         for layer in self.embed.modules():
             if isinstance(layer, nn.Linear | nn.Embedding):
                 nn.init.normal_(layer.weight, std=0.02)
-        for part in self.modules():
-            if isinstance(part, DiT | DiTBlock):
-                zero(part.modulate)
-        zero(self.head)
+        blocks = cast(Iterable[DiTBlock], self.blocks)
+        for layer in (*(block.modulate for block in blocks), self.modulate, self.head):
+            zero(layer)
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         """Predict F of x's shape.

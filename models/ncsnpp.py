@@ -12,6 +12,7 @@ The submodules are made in the order in which the published code base numbers it
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -228,13 +229,11 @@ class NCSNpp(nn.Module):
             if f"{level}_attention" in layers:
                 h = layers[f"{level}_attention"](h)
             if f"{level}_image" in layers:
-                image = layers[f"{level}_image"](norm_silu(h, getattr(layers, f"{level}_norm")))
+                image = layers[f"{level}_image"](norm_silu(h, cast(nn.GroupNorm, layers[f"{level}_norm"])))
                 pyramid = image if pyramid is None else self.image_up(pyramid) + image
             elif self.progressive == "residual":
                 h = pyramid = (layers[f"{level}_pyramid"](pyramid) + h) * self.scale
             if level > 0:
                 up = layers[f"{level}_up"]
                 h = up(h, embedding) if isinstance(up, ResidualBlock) else up(h)
-        if self.progressive == "skip" and pyramid is not None:
-            return pyramid
-        return self.head(norm_silu(h, self.norm))
+        return cast(Tensor, pyramid) if self.progressive == "skip" else self.head(norm_silu(h, self.norm))

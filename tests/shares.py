@@ -27,8 +27,8 @@ SMALL = {
     for name, width in (("unet", 16), ("ncsnpp", 16), ("adm", 64))
 } | {"dit": {"image_size": 8, "channels": 24, "depth": 2, "heads": 2}, "mlp": {"dim": 5, "width": 24}}
 """Network -> settings; an entry without them is tried with its defaults."""
-NETWORKS = {2: tuple(MODELS), 3: ("unet",)}
-"""Number of processes -> what they share; rows that cannot be cut evenly are alike in all networks."""
+NETWORKS = {2: tuple(MODELS), 3: ("unet", "mlp")}
+"""Number of processes -> what they share: where rows cannot be cut evenly, images and points."""
 BATCH = 6
 
 

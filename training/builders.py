@@ -114,7 +114,7 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
     own = {key: settings[key] for key in inspect.signature(network).parameters if key in settings}
     shape = dict(zip(("in_channels", "image_size") if images else ("dim",), dataset.shape, strict=False))
     pixels = dataset.quantizer
-    scale: dict[str, Any] = {} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels}
+    levels: dict[str, Any] = {} if pixels is None else {"low": pixels.low, "high": pixels.high, "levels": pixels.levels}
     return Description(
         network=settings.name,
         options=own | shape | _conditions(config, dataset),
@@ -126,7 +126,7 @@ def describe_model(config: ConfigDict, dataset: Dataset) -> Description:
         sigma_data=settings.sigma_data,
         label_names=dataset.label_names if settings.conditional else (),
         dequantized=pixels is not None and config.data.dequantize,
-        **scale,
+        **levels,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class LeanGradient(Gradient):
 
 
 def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
-    return [p.grad for p in weights if p.grad is not None]
+    return [cast(Tensor, p.grad) for p in weights]  # a backward pass has been
 
 
 class ReplayedGradient:
@@ -127,7 +127,7 @@ class ReplayedGradient:
     def _record(self, x0: Tensor, y: Tensor | None, draws: StepDraws, share: float) -> torch.cuda.CUDAGraph:
         self._x0, self._y = x0.clone(), None if y is None else y.clone()
         self._draws = KeptDraws(draws)
-        kept: Any = self._draws  # which answer to all that draws do
+        kept: Any = self._draws  # in the place of StepDraws
         random_state = torch.cuda.get_rng_state()
 
         def run() -> Tensor:

@@ -39,7 +39,7 @@ class Processes:
         if self.count == 1 or is_sharded(model):
             return model
         if not isinstance(model, ScoreModel):
-            raise TypeError(f"several processes train score models alone, not {type(model).__name__}")
+            raise TypeError(f"only a score model is shared by several processes, not {type(model).__name__}")
         device = next(model.parameters()).device
         devices = [device] if device.type == "cuda" else None
         return model.around(DistributedDataParallel(model.net, device_ids=devices, gradient_as_bucket_view=True))

@@ -20,7 +20,7 @@ SWITCH = "SCORE_SDE_FUSED"
 
 
 def switched_off() -> bool:
-    """Whether PyTorch's own operations are to do all."""
+    """Whether no kernel of ours is to be used."""
     return os.environ.get(SWITCH) == "0"
 
 

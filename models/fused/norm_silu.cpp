@@ -175,30 +175,29 @@ void forward(const T* x, const float* added, const float* gain, const float* off
   }
 }
 
-// Of one pixel: dv = keep(dy) activation'(slope x + start), added to sum1, and times the normalised x = scale x + shift,
-// added to sum2. row_gradient reads it again: a rounding to T costs less than another activation'.
+// Of one pixel: dv = keep(dy) activation'(slope x + start), and the normalised x = scale x + shift: sum1 += dv,
+// sum2 += dv times that, sum3 += that. row_gradient finds dv, rounded to T, in the place of dx: another activation' would
+// cost more.
 template <bool kSilu, bool kDrops, typename T>
 void add_sums(const T* __restrict x, const T* __restrict dy, const float* __restrict slope, const float* __restrict start,
               const float* __restrict scale, const float* __restrict shift, const uint8_t* __restrict bytes,
-              int32_t limit, int64_t channels, float* __restrict sum1, float* __restrict sum2, T* __restrict dv) {
+              int32_t limit, int64_t channels, float* __restrict sum1, float* __restrict sum2, float* __restrict sum3,
+              T* __restrict dv) {
   for (int64_t c = 0; c < channels; ++c) {
     const float in = load(x[c]), out = keep<kDrops>(load(dy[c]), bytes, c, limit);
-    const float d = out * derivative<kSilu>(slope[c] * in + start[c]);
+    const float d = out * derivative<kSilu>(slope[c] * in + start[c]), normal = scale[c] * in + shift[c];
     sum1[c] += d;
-    sum2[c] += d * (scale[c] * in + shift[c]);
+    sum2[c] += d * normal;
+    sum3[c] += normal;
     store(dv[c], d);
   }
 }
 
-// Of one pixel: dx = steep dv - (a x + b) in place of dv, added to sum.
+// Of one pixel: dx = steep dv - (a x + b), in place of dv.
 template <typename T>
 void row_gradient(const T* __restrict x, const float* __restrict steep, const float* __restrict a,
-                  const float* __restrict b, int64_t channels, float* __restrict sum, T* __restrict dx) {
-  for (int64_t c = 0; c < channels; ++c) {
-    const float d = steep[c] * load(dx[c]) - (a[c] * load(x[c]) + b[c]);
-    sum[c] += d;
-    store(dx[c], d);
-  }
+                  const float* __restrict b, int64_t channels, T* __restrict dx) {
+  for (int64_t c = 0; c < channels; ++c) store(dx[c], steep[c] * load(dx[c]) - (a[c] * load(x[c]) + b[c]));
 }
 
 template <bool kSilu, bool kDrops, typename T>
@@ -207,7 +206,7 @@ void backward(const T* x, const float* added, const float* gain, const float* of
               float* doffset, int threads) {
   const int64_t C = s.channels, K = s.blocks();
   const float kept = kDrops ? 256.0f / float(256 - drop) : 1.0f;
-  Sums plain(s.samples * K * C), along(s.samples * K * C);  // of dv, and of dv times the normalised x
+  Sums plain(s.samples * K * C), along(plain), normals(plain);  // of dv, dv times the normalised x, and that
   std::vector<float> share1(s.samples * s.groups), share2(s.samples * s.groups);
 
 #pragma omp parallel num_threads(threads)
@@ -233,7 +232,7 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
         add_sums<kSilu, kDrops>(x + at, dy + at, slope, start, scale, shift, kDrops ? bytes + at : bytes, drop, C,
-                                plain.data() + job * C, along.data() + job * C, dx + at);
+                                plain.data() + job * C, along.data() + job * C, normals.data() + job * C, dx + at);
       }
     }
 
@@ -258,31 +257,28 @@ void backward(const T* x, const float* added, const float* gain, const float* of
         share1[n * s.groups + g] = sum1 / count;
         share2[n * s.groups + g] = sum2 / count;
       }
+      for (int64_t c = 0; dadded && c < C; ++c) {  // the sum of dx over the pixels
+        const int64_t g = n * s.groups + c / s.wide(), at = n * C + c;
+        float sum3 = 0;
+        for (int64_t k = 0; k < K; ++k) sum3 += normals[(n * K + k) * C + c];
+        dadded[at] = rstd[g] * (gain[at] * doffset[at] - float(s.pixels) * share1[g] - sum3 * share2[g]);
+      }
     }
 
 #pragma omp for schedule(static)
     for (int64_t job = 0; job < s.samples * K; ++job) {
       const int64_t n = job / K, first = (job % K) * kRows, last = std::min(first + kRows, s.pixels);
-      float* sum = plain.data() + job * C;
       channels_of(n);
       for (int64_t c = 0; c < C; ++c) {  // dx = scale (gain kept dv - share1 - normalised x share2)
         const int64_t g = n * s.groups + c / s.wide();
         steep[c] = slope[c] * kept;
         a[c] = scale[c] * scale[c] * share2[g];
         b[c] = scale[c] * (share1[g] + shift[c] * share2[g]);
-        sum[c] = 0;
       }
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
-        row_gradient(x + at, steep, a, b, C, sum, dx + at);
+        row_gradient(x + at, steep, a, b, C, dx + at);
       }
-    }
-
-    if (dadded) {
-#pragma omp for schedule(static)
-      for (int64_t n = 0; n < s.samples; ++n)
-        for (int64_t k = 0; k < K; ++k)
-          for (int64_t c = 0; c < C; ++c) dadded[n * C + c] += plain[(n * K + k) * C + c];
     }
   }
 }

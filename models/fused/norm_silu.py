@@ -2,15 +2,16 @@
 
     drop(silu(gain * groupnorm(x + added) + offset))
 
-The kernels read and write bfloat16 or float32 and compute in float32: norm_silu.cpp on a CPU, norm_silu_triton.py on a
-GPU. They serve images whose channels lie together (channels_last), as they do in the networks here; anything else goes
-through PyTorch's own operations.
+The kernels read and write bfloat16 or float32: norm_silu.cpp on a CPU, norm_silu_triton.py on a GPU. They compute in
+float32, but for an image in the middle of the gradient, which norm_silu.cpp rounds to the type of x. They serve images
+whose channels lie together (channels_last), as they do in the networks here; anything else goes through PyTorch's own
+operations, which drop the same values on a CPU.
 """
 
 import importlib.util
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,9 @@ def norm_silu(
         added: to every pixel before it, (B, C); None for nothing.
         scale: of the normalised, (B, C); None for nothing.
         shift: of the normalised, (B, C); None for nothing.
-        dropout: what drops values; None for nothing. The kernels, and all on a CPU, round its probability to a multiple
-            of 1/256, but not to 0 or 1: their random numbers are bytes.
+        dropout: what drops values; None for nothing. Its probability is rounded to a multiple of 1/256, but not to 0 or
+            1, for the random numbers are bytes; under torch.func and torch.compile, and on a GPU without the kernel,
+            it is PyTorch's own.
     """
     kernel = _kernel_of_norm(x, norm)
     if kernel is None:
@@ -86,13 +88,13 @@ def _plain(
 
 
 def _dropped(h: Tensor, dropout: nn.Dropout | None) -> Tensor:
-    """What the kernel keeps, without it; PyTorch's own dropout on a CPU draws a number for each byte here."""
+    """As the kernel does it; PyTorch's own on a CPU draws a number for each value, where eight share one here."""
     drop = _limit(dropout)
     if dropout is None or not drop:
         return h
-    if h.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(h):
+    if h.device.type != "cpu" or _replaced(h):  # there, its random numbers are what these know to deal with
         return dropout(h)
-    return torch.where(_kept(_random_bytes(h), drop, h), h, 0) * (256 / (256 - drop))
+    return _drop(h, _random_bytes(h), drop, like=h)
 
 
 def _limit(dropout: nn.Dropout | None) -> int:
@@ -102,9 +104,15 @@ def _limit(dropout: nn.Dropout | None) -> int:
     return min(max(round(256 * dropout.p), 1), 255)
 
 
-def _kept(noise: Tensor, drop: int, like: Tensor) -> Tensor:
-    """Where values stay; the bytes lie in the order of those in memory."""
-    return torch.as_strided(noise, like.shape, like.stride()) >= drop
+def _drop(values: Tensor, noise: Tensor, drop: int, like: Tensor) -> Tensor:
+    """Keep values whose byte reaches ``drop``, times 1 / their share; bytes lie in memory as the values of ``like``."""
+    kept = torch.as_strided(noise, like.shape, like.stride()) >= drop
+    return torch.where(kept, values, 0) * (256 / (256 - drop))
+
+
+def _replaced(x: Tensor) -> bool:
+    """Whether torch.func or torch.compile has put something in the place of a tensor."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def kernel_for(x: Tensor, on_gpu: str) -> ModuleType | None:
@@ -117,8 +125,7 @@ def kernel_for(x: Tensor, on_gpu: str) -> ModuleType | None:
     fits = (
         x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not _replaced(x)
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
     )
@@ -177,7 +184,7 @@ class _NormSiLU(torch.autograd.Function):
 
 def _gradient(dy: Tensor, x: Tensor, added: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     dy = dy.contiguous(memory_format=torch.channels_last)
-    kernel = norm_silu_cpp if x.is_meta else _kernel_of(x.device.type, ON_GPU) or norm_silu_cpp
+    kernel = norm_silu_cpp if x.is_meta else cast(ModuleType, _kernel_of(x.device.type, ON_GPU))  # as in forward
     dx, dadded, dgain, doffset = kernel.backward(dy, x, added, *rest)
     return dx, x.new_empty(0) if dadded is None else dadded, dgain, doffset
 
@@ -201,7 +208,7 @@ def _plain_gradient(
     y = h * _pixelwise(gain) + _pixelwise(offset)
     y = functional.silu(y) if ctx.silu else y
     if noise is not None:
-        y = y * _kept(noise, ctx.drop, x) * (256 / (256 - ctx.drop))
+        y = _drop(y, noise, ctx.drop, like=x)
     needed = [value for value in (x, added, gain, offset) if value is not None and value.requires_grad]
     found = iter(torch.autograd.grad(y, needed, dy.to(y.dtype), create_graph=True))
     return [next(found) if value is not None and value.requires_grad else None for value in (x, added, gain, offset)]

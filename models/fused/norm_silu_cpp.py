@@ -52,7 +52,7 @@ def backward(
     """The gradients of (x, added, gain, offset)."""
     gain, offset = gain.contiguous(), offset.contiguous()
     dx, dgain, doffset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
-    dadded = None if added is None else torch.zeros_like(added)
+    dadded = None if added is None else torch.empty_like(added)
     results = (mean, rstd, dy, dx, dadded, dgain, doffset)
     _run("backward", x, (added, gain, offset, noise), drop, groups, silu, results)
     return dx, dadded, dgain, doffset

@@ -7,7 +7,7 @@ files at the root, and ``unet/`` with ``scheduler/``.
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,9 +109,7 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
     settings = read_json(folder / "config.json")
     with describing(folder / "config.json"):
         description = Description("unet", network_options(settings), **read_chain(path))
-        net = skeleton(description)
-        if not isinstance(net, UNet):
-            raise TypeError(f"{description.network} is no UNet")
+        net = cast(UNet, skeleton(description))
     tensors = {_modern(name): value for name, value in _weights(folder).items()}
     return Pretrained(description, arrange(net, sources(net), tensors, folder))
 

@@ -7,7 +7,7 @@ or as values, with or without its sections.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +81,7 @@ def read(path: Path, config: Mapping[str, Any] | None) -> Pretrained:
     with describing("the configuration"):
         flat = flattened(config)
         description = describe(flat)
-        net = skeleton(description)
-        if not isinstance(net, NCSNpp):
-            raise TypeError(f"{description.network} is no NCSNpp")
+        net = cast(NCSNpp, skeleton(description))
     content = read_torch(path)
     if not isinstance(content, Mapping) or not {"model", "ema"} <= set(content):
         raise PretrainedError(f"{path} is no checkpoint of score_sde_pytorch: it needs the entries model and ema")

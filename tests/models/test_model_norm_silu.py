@@ -1,11 +1,9 @@
-"""The fused kernel against PyTorch's own operations in float64, and the laws of its dropout."""
+"""The fused kernel against PyTorch's own operations in float64."""
 
 import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.fused import library as libraries
-from models.fused import norm_silu as norms
 from models.fused.norm_silu import norm_silu, normalise
 
 SHAPES = [(3, 32, 5, 5), (2, 128, 32, 32), (1, 64, 9, 7), (2, 12, 1, 1), (4, 48, 13, 6)]
@@ -142,55 +139,6 @@ def test_what_is_not_finite_is_not_hidden(bad: float) -> None:
     y = norm_silu(spoiled, norm)
     assert y[0, :8].isnan().any()
     assert y[1].isfinite().all()
-
-
-def test_dropout_keeps_each_value_with_its_probability_and_the_mean_with_it() -> None:
-    norm, (x, *_) = problem((8, 64, 32, 32))
-    dropout = nn.Dropout(0.25)
-    torch.manual_seed(1)
-    dropped, whole = norm_silu(x, norm, dropout=dropout), norm_silu(x, norm)
-    zero = dropped == 0
-    count = zero.numel()
-    assert abs(float(zero.float().mean()) - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
-    # each of the eight bytes of a number, and neighbours are independent
-    eighths = zero.permute(0, 2, 3, 1).reshape(-1, 8).float()
-    assert float((eighths.mean(0) - 0.25).abs().max()) < 5 * (0.25 * 0.75 / (count / 8)) ** 0.5
-    assert float((torch.corrcoef(eighths.T) - torch.eye(8)).abs().max()) < 5 / (count / 8) ** 0.5
-    torch.testing.assert_close(dropped[~zero], (whole / 0.75)[~zero])
-    torch.manual_seed(1)
-    assert torch.equal(norm_silu(x, norm, dropout=dropout), dropped)
-    assert torch.equal(norm_silu(x, norm, dropout=dropout.eval()), whole)
-
-
-def test_the_gradient_of_dropout_is_that_of_what_it_kept() -> None:
-    norm, (x, added, *_) = problem((2, 32, 12, 12))
-    y = norm_silu(x, norm, added=added, dropout=nn.Dropout(0.5))
-    kept = (y != 0).double() * 2
-    exact = [value.detach().double().requires_grad_() for value in (x, added)]
-    h = copy.deepcopy(norm).double()(exact[0] + exact[1].unflatten(1, (-1, 1, 1)))
-    expected = torch.autograd.grad((functional.silu(h) * kept).square().sum(), exact)
-    gradients = torch.autograd.grad(y.square().sum(), (x, added))
-    assert all(relative(ours, theirs) < 1e-5 for ours, theirs in zip(gradients, expected, strict=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_without_the_kernel_the_same_values_are_dropped(monkeypatch, dtype: torch.dtype) -> None:
-    """So a run does not depend on a compiler."""
-    norm, (x, *_) = problem((2, 32, 6, 5), dtype)
-    kernel, dropout = norms._kernel_of, nn.Dropout(0.3)
-
-    def found(kernel_of: Callable[..., ModuleType | None]) -> list[Tensor]:
-        monkeypatch.setattr(norms, "_kernel_of", kernel_of)
-        torch.manual_seed(1)
-        y = norm_silu(x, norm.to(dtype), dropout=dropout)
-        return [y, *torch.autograd.grad(y.square().sum(), x)]
-
-    (y, dx), (plain, plain_dx) = found(kernel), found(lambda *_: None)
-    assert torch.equal(y == 0, plain == 0)
-    assert 0.1 < float((y == 0).double().mean()) < 0.5
-    error = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float64: 1e-12}[dtype]
-    assert relative(y, plain) < error
-    assert relative(dx, plain_dx) < 2 * error
 
 
 def test_gradients_of_gradients_are_those_of_the_formula() -> None:

@@ -55,7 +55,9 @@ def in_a_process(case, **environment: str) -> list[int]:
     here = Path(__file__)
     work = f"import sys; sys.path.insert(0, {str(here.parent)!r}); import {here.stem} as tests; "
     command = [sys.executable, "-c", work + f"print(*tests.{case.__name__}())"]
-    result = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    root = here.parents[2]
+    result = subprocess.run(command, env=inherited | environment, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     return [int(count) for count in result.stdout.split()]
 
 

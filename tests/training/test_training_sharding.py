@@ -35,15 +35,15 @@ def found(request, launcher, given):
 
 
 def test_the_gradient_of_shares_is_that_of_the_whole_batch(found):
-    for process in found:
-        assert set(process["gradients"]) == set(shares.NETWORKS[len(found)])
-        for name, gradients in process["gradients"].items():
-            model = shares.fresh_model(name)
-            shares.loss(model, *shares.batch(name)).backward()
+    for name in shares.NETWORKS[len(found)]:
+        model = shares.fresh_model(name)
+        shares.loss(model, *shares.batch(name)).backward()
+        for rank, process in enumerate(found):
+            gradients = process["gradients"][name]
             assert gradients.keys() == dict(model.named_parameters()).keys()
             for key, parameter in model.named_parameters():
-                scale = float(parameter.grad.abs().max())
-                torch.testing.assert_close(gradients[key], parameter.grad, rtol=0, atol=1e-5 * scale + 1e-9)
+                error = float((gradients[key] - parameter.grad).abs().max())
+                assert error <= 1e-5 * float(parameter.grad.abs().max()) + 1e-9, (name, key, rank)
 
 
 def test_the_noise_level_is_told_in_full_though_weights_are_rounded(found):
