@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from race import CLOCK_HELP, begin, settle, timed
 
+from models.fused import norm_silu_cpp
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SQUARES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 """Sides of the matrices."""
@@ -35,7 +37,8 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         where = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}"
+    kernels = "" if device.type == "cuda" or norm_silu_cpp.available() else ", without our C++ kernel"
+    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}{kernels}"
 
 
 def cpu_name() -> str:

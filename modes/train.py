@@ -5,9 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from evaluation import Parts, picture, save_picture
 from models import ScoreModel
+from models.fused.library import SWITCH, lacks_compiler
 from modes.best import sample_measure
 from modes.evaluation_settings import check_evaluation_settings
 from modes.heldout import heldout_measure
@@ -45,7 +47,7 @@ def train_run(run: Run) -> None:
         options.check_shared(together.count)  # before anything is stored
         changes = [*folder.changes(config.to_dict()), *change_of(folder.path, run.own)]
         words = [f"changed since this run began: {change}" for change in changes]
-        words += [describe(run), *memory_lines(run, budget)] if together.first else []
+        words += [describe(run), *memory_lines(run, budget), *_compiler_lines(run)] if together.first else []
         with locked(folder.path) if together.first else nullcontext():
             state = builders.build_state(config, run.experiment.model, together)
             with training_memory(run, budget, lambda: state.step):
@@ -75,6 +77,18 @@ def train_run(run: Run) -> None:
         print(f"  {run.command('sample')} --checkpoint={shlex.quote(str(best))}   # the best that was seen")
     print(f"  {again} --config.training.steps={2 * options.steps}   # trains on")
     print(f"  tensorboard --logdir={shlex.quote(str(folder.path))}")
+
+
+def _compiler_lines(run: Run) -> list[str]:
+    """What would make training on a CPU faster, where that is missing."""
+    experiment = run.experiment
+    norms = any(isinstance(part, nn.GroupNorm) for part in experiment.model.modules())
+    if experiment.device.type != "cpu" or not norms or not lacks_compiler():
+        return []
+    return [
+        "note: there is no C++ compiler (g++, or what CXX names), with which the normalisations of images would be "
+        f"faster; {SWITCH}=0 leaves this note out"
+    ]
 
 
 def _train(

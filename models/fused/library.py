@@ -24,6 +24,15 @@ def switched_off() -> bool:
     return os.environ.get(SWITCH) == "0"
 
 
+def lacks_compiler() -> bool:
+    """Whether a compiler is all that kernels on this CPU would need."""
+    return platform.system() == "Linux" and not switched_off() and _compiler() is None
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
 @cache
 def library(name: str) -> ctypes.CDLL | None:
     """The library of ``name``.cpp; None where it is switched off or there is no compiler (Linux's, with OpenMP).
@@ -31,7 +40,7 @@ def library(name: str) -> ctypes.CDLL | None:
     It is kept in the user's cache folder under a digest of all that determines it. A compiler that fails is told of in
     a warning.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    compiler = _compiler()
     if switched_off() or compiler is None or platform.system() != "Linux":
         return None
     source = Path(__file__).with_name(f"{name}.cpp")

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -358,3 +359,19 @@ def test_every_mode_and_flag_is_explained():
     for flag in run_lib.FLAGS.flags_by_module_dict()["run_lib"]:
         assert len(flag.help) > 15
     assert isinstance(default.get_config(), ConfigDict)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are for Linux")
+def test_where_a_compiler_would_help_that_is_told(cli, tiny, tiny_digits, tmp_path, monkeypatch):
+    steps = ["--mode=train", "--config.training.steps=1", f"--workdir={tmp_path / 'run'}"]
+    short = [*steps, "--config.sampling.num_images=1", "--config.likelihood.num_images=1"]
+    monkeypatch.delenv("SCORE_SDE_FUSED", raising=False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    note = "note: there is no C++ compiler (g++, or what CXX names)"
+    assert note in cli(*tiny_digits, *short).good()
+    assert note not in cli(*tiny, *short[:-1], f"--workdir={tmp_path / 'points'}").good()  # their network has no norms
+    monkeypatch.setenv("SCORE_SDE_FUSED", "0")
+    assert note not in cli(*tiny_digits, *short).good()
+    monkeypatch.delenv("SCORE_SDE_FUSED")
+    monkeypatch.setenv("CXX", sys.executable)  # something is there: what it cannot do, a warning tells
+    assert note not in cli(*tiny_digits, *short).good()
