@@ -73,14 +73,14 @@ def test_dpmpp(tmp_path, start, chain):
     torch.testing.assert_close(found.x, expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("chain", [CHAINS["epsilon"], CHAINS["v"]], ids=["epsilon", "v"])
-def test_ode(tmp_path, start, chain):
-    """Their chain in 451 small steps goes the way of the ODE; random weights draw images that reach up to 234."""
+def test_ode(tmp_path, start):
+    """Their chain in 226 small steps goes the way of the ODE; random weights draw images that reach up to 234."""
+    chain = CHAINS["epsilon"]
     unet, model = pair(tmp_path, **chain)
     scheduler = DPMSolverMultistepScheduler(
         **chain, solver_order=2, solver_type="heun", timestep_spacing="leading", final_sigmas_type="zero"
     )
-    expected, steps = by_theirs(scheduler, unet, start, {"timesteps": list(range(900, -1, -2))})
+    expected, steps = by_theirs(scheduler, unet, start, {"timesteps": list(range(900, -1, -4))})
     times = times_of(model, scheduler, steps)
     sampler = get_sampler("ode", grid=[times[0], times[-1]], rtol=1e-6, atol=1e-6)
     found = sampler.sample(model.sde, model, start.shape, x_init=start)
