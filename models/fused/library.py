@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,11 +18,14 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping
 FLAGS += WIDE
 SWITCH = "SCORE_SDE_FUSED"
 """Environment variable; "0" leaves our kernels aside."""
+PATIENCE = 120
+"""Seconds that a compiler is waited for."""
+DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def switched_off() -> bool:
     """Whether no kernel of ours is to be used."""
-    return os.environ.get(SWITCH) == "0"
+    return os.environ.get(SWITCH, "").strip().lower() in ("0", "false", "no", "off")
 
 
 def lacks_compiler() -> bool:
@@ -29,16 +33,18 @@ def lacks_compiler() -> bool:
     return platform.system() == "Linux" and not switched_off() and _compiler() is None
 
 
-def _compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "g++"))
+def _compiler() -> list[str] | None:
+    """The command, with arguments of its own."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    return command if shutil.which(command[0]) else None
 
 
 @cache
 def library(name: str) -> ctypes.CDLL | None:
     """The library of ``name``.cpp; None where it is switched off or there is no compiler (Linux's, with OpenMP).
 
-    It is kept in the user's cache folder under a digest of all that determines it. A compiler that fails is told of in
-    a warning.
+    It is kept in the user's cache folder under a digest of all that determines it, and made anew where it was damaged.
+    A compiler that fails is told of in a warning.
     """
     compiler = _compiler()
     if switched_off() or compiler is None or platform.system() != "Linux":
@@ -46,11 +52,12 @@ def library(name: str) -> ctypes.CDLL | None:
     source = Path(__file__).with_name(f"{name}.cpp")
     try:
         path = _folder() / f"{name}-{_digest(source, compiler)}.so"
-        if not path.exists():
+        if not _is_whole(path):
             _compile(compiler, source, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+        said = getattr(error, "stderr", None)
+        told = said if isinstance(said, str) and said.strip() else str(error)
         warnings.warn(
             f"{source.name} could not be compiled or loaded, so the same is computed in plain PyTorch, more slowly "
             f"({SWITCH}=0 does so without this message): {told.strip()[-500:]}",
@@ -60,24 +67,40 @@ def library(name: str) -> ctypes.CDLL | None:
 
 
 def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "score-sde"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (base if base.is_absolute() else Path.home() / ".cache") / "score-sde"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _digest(source: Path, compiler: str) -> str:
+def _digest(source: Path, compiler: list[str]) -> str:
     """Of the source, the flags, the compiler, and the processor that "native" means."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True).stdout
+    version = _run([*compiler, "--version"])
     processor = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     abilities = [line for line in processor if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    parts = [source.read_text(), *FLAGS, version, *abilities]
+    parts = [source.read_text(), *compiler, *FLAGS, version, *abilities]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, source: Path, path: Path) -> None:
-    """Beside its place and then moved there, since other processes may do the same at this moment."""
+def _compile(compiler: list[str], source: Path, path: Path) -> None:
+    """Beside its place and then moved there, since other processes may do the same at this moment.
+
+    Its own digest is put at the end, where loaders do not look: a damaged library would kill the process.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(made)], check=True, capture_output=True, text=True)
+        _run([*compiler, *FLAGS, str(source), "-o", str(made)])
+        content = made.read_bytes()
+        made.write_bytes(content + hashlib.sha256(content).digest())
         os.replace(made, path)
+
+
+def _is_whole(path: Path) -> bool:
+    content = path.read_bytes() if path.is_file() else b""
+    return hashlib.sha256(content[:-DIGEST_SIZE]).digest() == content[-DIGEST_SIZE:]
+
+
+def _run(command: list[str]) -> str:
+    """Its output; SubprocessError if it fails, or takes as long as no compiler should."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+    return done.stdout

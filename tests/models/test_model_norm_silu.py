@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -204,18 +203,3 @@ def test_without_a_compiler_the_same_is_computed(tmp_path, capsys) -> None:
     assert values == ["True", norm]
     assert "norm_silu.cpp could not be compiled" in warning
     assert "out of order" in warning
-
-
-def test_it_is_compiled_once(tmp_path) -> None:
-    """By a compiler that has its result already, and counts."""
-    made, calls, compiler = libraries.library("norm_silu")._name, tmp_path / "calls", tmp_path / "g++"
-    compiler.write_text(
-        f"#!/bin/sh\n[ $1 = --version ] && exit\necho call >> {calls}\nfor last; do :; done\ncp {made} $last\n"
-    )
-    compiler.chmod(0o755)
-    first, second = (told(CXX=str(compiler), XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
-    assert first == second
-    assert first[0][0] == "False"
-    assert calls.read_text().splitlines() == ["call"]
-    (kept,) = (tmp_path / "score-sde").iterdir()
-    assert kept.read_bytes() == Path(made).read_bytes()
