@@ -35,7 +35,10 @@ def lacks_compiler() -> bool:
 
 def _compiler() -> list[str] | None:
     """The command, with arguments of its own."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    try:
+        command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError:  # quotes that do not end
+        return None
     return command if shutil.which(command[0]) else None
 
 

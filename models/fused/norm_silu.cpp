@@ -175,8 +175,8 @@ void forward(const T* x, const float* added, const float* gain, const float* off
   }
 }
 
-// Of one pixel: dv = keep(dy) activation'(slope x + start), and the normalised x = scale x + shift: sum1 += dv,
-// sum2 += dv times that, sum3 += that. row_gradient finds dv, rounded to T, in the place of dx: another activation' would
+// Of one pixel: dv = keep(dy) activation'(slope x + start), and the normalised x, x_hat = scale x + shift: sum1 += dv,
+// sum2 += dv x_hat, sum3 += x_hat. row_gradient finds dv, rounded to T, in the place of dx: another activation' would
 // cost more.
 template <bool kSilu, bool kDrops, typename T>
 void add_sums(const T* __restrict x, const T* __restrict dy, const float* __restrict slope, const float* __restrict start,
@@ -185,10 +185,10 @@ void add_sums(const T* __restrict x, const T* __restrict dy, const float* __rest
               T* __restrict dv) {
   for (int64_t c = 0; c < channels; ++c) {
     const float in = load(x[c]), out = keep<kDrops>(load(dy[c]), bytes, c, limit);
-    const float d = out * derivative<kSilu>(slope[c] * in + start[c]), normal = scale[c] * in + shift[c];
+    const float d = out * derivative<kSilu>(slope[c] * in + start[c]), x_hat = scale[c] * in + shift[c];
     sum1[c] += d;
-    sum2[c] += d * normal;
-    sum3[c] += normal;
+    sum2[c] += d * x_hat;
+    sum3[c] += x_hat;
     store(dv[c], d);
   }
 }
@@ -206,7 +206,7 @@ void backward(const T* x, const float* added, const float* gain, const float* of
               float* doffset, int threads) {
   const int64_t C = s.channels, K = s.blocks();
   const float kept = kDrops ? 256.0f / float(256 - drop) : 1.0f;
-  Sums plain(s.samples * K * C), along(plain), normals(plain);  // of dv, dv times the normalised x, and that
+  Sums plain(s.samples * K * C), along(plain), x_hats(plain);  // of dv, dv x_hat, and x_hat
   std::vector<float> share1(s.samples * s.groups), share2(s.samples * s.groups);
 
 #pragma omp parallel num_threads(threads)
@@ -232,7 +232,7 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       for (int64_t row = first; row < last; ++row) {
         const int64_t at = (n * s.pixels + row) * C;
         add_sums<kSilu, kDrops>(x + at, dy + at, slope, start, scale, shift, kDrops ? bytes + at : bytes, drop, C,
-                                plain.data() + job * C, along.data() + job * C, normals.data() + job * C, dx + at);
+                                plain.data() + job * C, along.data() + job * C, x_hats.data() + job * C, dx + at);
       }
     }
 
@@ -260,7 +260,7 @@ void backward(const T* x, const float* added, const float* gain, const float* of
       for (int64_t c = 0; dadded && c < C; ++c) {  // the sum of dx over the pixels
         const int64_t g = n * s.groups + c / s.wide(), at = n * C + c;
         float sum3 = 0;
-        for (int64_t k = 0; k < K; ++k) sum3 += normals[(n * K + k) * C + c];
+        for (int64_t k = 0; k < K; ++k) sum3 += x_hats[(n * K + k) * C + c];
         dadded[at] = rstd[g] * (gain[at] * doffset[at] - float(s.pixels) * share1[g] - sum3 * share2[g]);
       }
     }

@@ -82,6 +82,12 @@ def test_a_compiler_may_have_arguments(compiler, tmp_path, monkeypatch):
     assert not libraries.lacks_compiler()
 
 
+def test_quotes_that_do_not_end_name_no_compiler(compiler, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ 'x")
+    assert libraries.lacks_compiler()
+    assert found() is None
+
+
 def test_an_empty_name_is_none(monkeypatch):
     monkeypatch.setenv("CXX", "")
     assert libraries.lacks_compiler() == (shutil.which("g++") is None)
